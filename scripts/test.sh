@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in. Stops at the first failure; every step also runs alone.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+started=$SECONDS
+# Tests that drive the real binary find it here.
+export CHATIFY_BIN=$ROOT/target/debug/chatify
+# Cases of each fuzz target that runs as an ordinary test (crates/host/src/fuzz.rs, crates/infrastructure/src/record).
+export FUZZ_CASES=${FUZZ_CASES:-1000000}
+# What the runners say is shown, and kept here for the summary at the end.
+reports=$ROOT/target/reports
+mkdir -p "$reports"
+# One feature set for lints, build and tests, so that dependencies compile once for each.
+everything=(--workspace --all-features --locked --quiet)
+
+step "tools: compiler, formatter, lints, cargo-deny"
+scripts/tools.sh
+
+step "format: cargo fmt"
+cargo fmt --all --check || fail "not formatted: run make fmt"
+
+step "house rules: scripts/tidy.sh"
+scripts/tidy.sh
+
+step "layers, licences, sources: cargo deny and scripts/layers.sh"
+scripts/layers.sh
+
+step "lints: cargo clippy, warnings are errors"
+cargo clippy "${everything[@]}" --all-targets -- -D warnings || fail "clippy has findings"
+
+step "documentation: cargo doc, warnings are errors"
+RUSTDOCFLAGS="-D warnings" cargo doc "${everything[@]}" --no-deps || fail "the documentation has broken links"
+
+step "build: the binary and all tests"
+cargo build "${everything[@]}" --bins --tests || fail "the build failed"
+
+step "unit, contract, property and end-to-end tests: cargo test"
+# Not quiet: the names of the test binaries belong to their results. The tests inside them are.
+cargo test --workspace --all-features --locked -- --quiet 2>&1 | tee "$reports/rust" || fail "a Rust test failed"
+
+step "official JavaScript client and browser: npm test"
+scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed"
+
+step "examples of README.md and docs/PROTOCOL.md"
+scripts/examples.sh
+
+step "OpenAPI against the running binary: schemathesis"
+scripts/schemathesis.sh 2>&1 | tee "$reports/schemathesis" || fail "schemathesis failed"
+
+step "summaries of the runners"
+awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust"
+grep -E '^(# |ℹ )(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' "$reports/node"
+sed -n '/= SUMMARY =/,$p' "$reports/schemathesis"
+
+step "all passed in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
