@@ -1,0 +1,306 @@
+//! From the log to the history, once per message, whichever pods share the work.
+
+mod partition;
+mod plan;
+
+use crate::application::Core;
+use crate::ports::log::{GroupEvent, GroupMember, LogError};
+use chatify_domain::{Partition, Position};
+use futures_util::FutureExt;
+use partition::{Advance, Owned};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Without any event for this long, the log's ends are compared with what arrived.
+const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// Records that seem to be missing have this long to arrive: they may have been appended just now.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
+
+/// The loop. It is a member of the group that shares the log's partitions; of each partition that it owns it persists what is said, in
+/// order, and commits only what is persisted.
+pub(crate) struct HistoryProjection {
+    core: Arc<Core>,
+    owned: BTreeMap<Partition, Owned>,
+    failures: u32,
+    /// The last check found records that had not arrived.
+    suspicious: bool,
+}
+
+/// What a membership waits for.
+enum Step {
+    Cancelled,
+    Event(Result<GroupEvent, LogError>),
+    RetryDue,
+    Idle,
+}
+
+impl HistoryProjection {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core, owned: BTreeMap::new(), failures: 0, suspicious: false }
+    }
+
+    /// Runs until `token` is cancelled. What was given to it by then and can be persisted at once is persisted and committed.
+    pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), Infallible> {
+        while !token.is_cancelled() {
+            // What is remembered of a partition is only right for as long as nobody else can have owned it.
+            self.owned.clear();
+            let Err(error) = self.membership(&token).await else { continue };
+            tracing::warn!(error = &error as &dyn std::error::Error, "the history cannot follow the log");
+            self.core.projection.stalled(error.to_string());
+            let wait = self.core.options.consumer_backoff.wait(self.failures, &*self.core.ports.random);
+            self.failures = self.failures.saturating_add(1);
+            if token.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Is a member until something fails, the membership seems to be broken, or the process ends.
+    async fn membership(&mut self, token: &CancellationToken) -> Result<(), LogError> {
+        let Some(member) = token.run_until_cancelled(self.core.ports.group.join()).await else { return Ok(()) };
+        let mut member = member?;
+        self.note_progress();
+        loop {
+            match self.step(token, &mut *member).await {
+                Step::Cancelled => return self.finish(&mut *member).await,
+                Step::Event(event) => {
+                    self.suspicious = false;
+                    self.take_in(&mut *member, event?).await?;
+                    // Whatever else is there already goes into the same batches.
+                    while !self.full() {
+                        let Some(event) = member.next().now_or_never() else { break };
+                        self.take_in(&mut *member, event?).await?;
+                    }
+                    self.failures = 0;
+                    self.advance(token, &mut *member).await?;
+                }
+                Step::RetryDue => self.advance(token, &mut *member).await?,
+                Step::Idle => {
+                    let missing = self.records_are_missing().await?;
+                    if std::mem::replace(&mut self.suspicious, missing) && missing {
+                        self.suspicious = false;
+                        tracing::warn!("the history gets nothing although the log goes on; joining anew");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn step(&self, token: &CancellationToken, member: &mut dyn GroupMember) -> Step {
+        let retry_at = self.owned.values().filter_map(Owned::retry_at).min();
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep(at.saturating_sub(self.core.ports.clock.uptime())).await,
+                None => std::future::pending().await,
+            }
+        };
+        let idle_for = if self.suspicious { SECOND_LOOK } else { IDLE_CHECK };
+        // Cancellation first; retries before news, so that a busy partition does not keep a paused one waiting. Nothing is lost when `next` is
+        // dropped.
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Step::Cancelled,
+            () = retry => Step::RetryDue,
+            event = member.next() => Step::Event(event),
+            () = tokio::time::sleep(idle_for) => Step::Idle,
+        }
+    }
+
+    async fn take_in(&mut self, member: &mut dyn GroupMember, event: GroupEvent) -> Result<(), LogError> {
+        match event {
+            GroupEvent::Assigned { partition, from } => {
+                self.owned.insert(partition, Owned::new(&self.core, partition, from));
+                Ok(())
+            }
+            GroupEvent::Records { partition, records } => {
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.take_in(records);
+                }
+                Ok(())
+            }
+            GroupEvent::Revoking { partition } => {
+                // Work is done one batch after the other, so nothing is in flight here; what is not persisted is the next owner's.
+                if let Some(mut owned) = self.owned.remove(&partition) {
+                    owned.commit(member).await?;
+                }
+                member.release(partition).await
+            }
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.owned.values().any(|owned| owned.waiting() >= self.core.options.projection_batch)
+    }
+
+    /// Persists and commits what is waiting in every partition that is not backing off.
+    async fn advance(&mut self, token: &CancellationToken, member: &mut dyn GroupMember) -> Result<(), LogError> {
+        let mut lost = Vec::new();
+        let mut tries = self.core.options.database_tries;
+        for (partition, owned) in &mut self.owned {
+            match owned.advance(&self.core, token, member, tries).await {
+                // When one partition has waited for the store in vain, the others must not each do so while nobody polls the group.
+                Advance::Done if owned.retry_at().is_some() => tries = 1,
+                Advance::Done => {}
+                Advance::Lost => lost.push(*partition),
+            }
+        }
+        for partition in lost {
+            tracing::warn!(partition = partition.0, "the history lost a partition to another pod");
+            self.owned.remove(&partition);
+        }
+        self.note_progress();
+        Ok(())
+    }
+
+    /// At the end of the process: commits what is persisted.
+    async fn finish(&mut self, member: &mut dyn GroupMember) -> Result<(), LogError> {
+        for owned in self.owned.values_mut() {
+            owned.commit(member).await?;
+        }
+        Ok(())
+    }
+
+    fn note_progress(&self) {
+        match self.owned.values().find_map(Owned::trouble) {
+            Some(reason) => self.core.projection.stalled(reason),
+            None => self.core.projection.live(),
+        }
+    }
+
+    /// Whether the log has something for a partition of ours that never came.
+    async fn records_are_missing(&self) -> Result<bool, LogError> {
+        let states = self.core.ports.tail.partitions().await?;
+        let ends: BTreeMap<Partition, Position> = states.iter().map(|state| (state.partition, state.end)).collect();
+        let waits = |(partition, owned): (&Partition, &Owned)| {
+            owned.retry_at().is_none() && ends.get(partition).is_some_and(|end| *end > owned.next_position())
+        };
+        Ok(self.owned.iter().any(waits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LoopState;
+    use crate::Options;
+    use crate::ports::LogGroup;
+    use crate::ports::log::{LogRecord, Undecodable};
+    use crate::testing::{Pod, Shared, channel};
+    use async_trait::async_trait;
+    use chatify_domain::PodId;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn stored(shared: &Shared, scope: &str) -> usize {
+        shared.store.dump(&channel(scope)).iter().map(|(_, rows)| rows.len()).sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_waited_for_and_nothing_is_skipped_or_committed() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |_| {}).await;
+        shared.store.set_available(false);
+        for number in 0..10 {
+            pod.say(&shared, "bob", "a", &number.to_string()).await;
+            shared.pass(Duration::from_secs(10)).await;
+        }
+        let state = pod.application.status().projection;
+        assert!(matches!(state, LoopState::Stalled { for_, .. } if for_ > Duration::from_secs(60)), "{state:?}");
+        let status = pod.application.status();
+        assert_eq!((status.fan_out, status.lag), (LoopState::Live, 10));
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 0);
+        shared.store.set_available(true);
+        shared.pass(Duration::from_secs(20)).await;
+        let status = pod.application.status();
+        assert_eq!((status.projection, status.lag), (LoopState::Live, 0));
+        assert_eq!(stored(&shared, "a"), 10);
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_trouble_does_not_hold_up_the_process_end() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |options| options.database_tries = 1_000).await;
+        pod.say(&shared, "bob", "a", "stored").await;
+        shared.store.set_available(false);
+        pod.say(&shared, "bob", "a", "not stored").await;
+        pod.stop().await;
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_scopes_than_are_remembered_find_their_segments_again() {
+        let shared = Shared::new(1);
+        let names: Vec<String> = (0..30).map(|number| format!("scope-{number}")).collect();
+        let pod = Pod::live(&shared, |options| options.segment_messages = 2).await;
+        for _ in 0..5 {
+            for name in &names {
+                pod.say(&shared, "bob", name, "hi").await;
+            }
+        }
+        shared.pass(Duration::from_secs(1)).await;
+        for name in &names {
+            let lengths: Vec<usize> = shared.store.dump(&channel(name)).iter().map(|(_, rows)| rows.len()).collect();
+            assert_eq!(lengths, [2, 2, 1], "{name}");
+        }
+    }
+
+    /// A group whose first member never hears of anything.
+    struct Deaf(crate::testing::MemoryLog, AtomicUsize);
+
+    struct DeafMember(Box<dyn GroupMember>);
+
+    #[async_trait]
+    impl LogGroup for Deaf {
+        async fn join(&self) -> Result<Box<dyn GroupMember>, LogError> {
+            let member = self.0.join().await?;
+            Ok(if self.1.fetch_add(1, Ordering::Relaxed) == 0 { Box::new(DeafMember(member)) } else { member })
+        }
+        async fn committed(&self) -> Result<Vec<(Partition, Position)>, LogError> {
+            self.0.committed().await
+        }
+    }
+
+    #[async_trait]
+    impl GroupMember for DeafMember {
+        async fn next(&mut self) -> Result<GroupEvent, LogError> {
+            match self.0.next().await? {
+                assigned @ GroupEvent::Assigned { .. } => Ok(assigned),
+                GroupEvent::Records { .. } | GroupEvent::Revoking { .. } => std::future::pending().await,
+            }
+        }
+        async fn commit(&mut self, partition: Partition, next: Position) -> Result<(), LogError> {
+            self.0.commit(partition, next).await
+        }
+        async fn release(&mut self, partition: Partition) -> Result<(), LogError> {
+            self.0.release(partition).await
+        }
+        fn pause(&mut self, partition: Partition) {
+            self.0.pause(partition);
+        }
+        fn resume(&mut self, partition: Partition) {
+            self.0.resume(partition);
+        }
+        async fn dead_letter(&mut self, record: &LogRecord, class: &Undecodable) -> Result<(), LogError> {
+            self.0.dead_letter(record, class).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_hears_nothing_joins_anew() {
+        let shared = Shared::new(1);
+        let mut ports = shared.ports(1);
+        ports.group = Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0)));
+        let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_millis(10)).await;
+        pod.say(&shared, "bob", "a", "hi").await;
+        shared.pass(Duration::from_secs(20)).await;
+        assert_eq!(stored(&shared, "a"), 0);
+        shared.pass(Duration::from_secs(20)).await;
+        assert_eq!(stored(&shared, "a"), 1);
+    }
+}

@@ -1,0 +1,302 @@
+//! One partition that this member owns.
+
+use super::plan::{Planned, ScopeCache};
+use crate::application::Core;
+use crate::dedupe::{DedupeWindow, Verdict};
+use crate::ports::history::HistoryError;
+use crate::ports::log::{GroupMember, LogError, LogRecord, Undecodable};
+use chatify_domain::limits::DEDUPE_MARGIN;
+use chatify_domain::{ChatEvent, LoggedMessage, MessageSent, Partition, Position};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Reading back waits this long for one batch.
+const READ_BACK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Invariant: records go from `waiting` through `classified` to `planned` exactly once and in order, because deciding about a record changes
+/// what later decisions see; whatever fails is tried again with the same decision.
+pub(super) struct Owned {
+    partition: Partition,
+    /// Rebuilt from the log when the first record is here, whose time says how far back to read.
+    window: Option<DedupeWindow>,
+    scopes: ScopeCache,
+    waiting: VecDeque<LogRecord>,
+    classified: Vec<Decided>,
+    planned: Option<Planned>,
+    /// The position that the next record has at least.
+    next: Position,
+    /// Everything before this has its effect, and is to be committed.
+    uncommitted: Option<Position>,
+    failures: u32,
+    pause: Option<Pause>,
+}
+
+/// What a record is worth.
+pub(super) enum Decided {
+    Message(LoggedMessage),
+    /// It repeats an earlier one.
+    Nothing,
+    Poison(LogRecord, Undecodable),
+}
+
+struct Pause {
+    /// On the clock's uptime.
+    until: Duration,
+    reason: String,
+}
+
+/// What became of one attempt to go on.
+pub(super) enum Advance {
+    /// Everything is done, or will be tried again later.
+    Done,
+    /// The partition has another owner.
+    Lost,
+}
+
+/// Why a batch is not done.
+enum Stop {
+    History(HistoryError),
+    Log(LogError),
+    Cancelled,
+}
+
+impl From<HistoryError> for Stop {
+    fn from(error: HistoryError) -> Self {
+        Self::History(error)
+    }
+}
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Owned {
+    pub(super) fn new(core: &Core, partition: Partition, from: Position) -> Self {
+        Self {
+            partition,
+            window: None,
+            scopes: ScopeCache::new(core.options.projection_batch),
+            waiting: VecDeque::new(),
+            classified: Vec::new(),
+            planned: None,
+            next: from,
+            uncommitted: None,
+            failures: 0,
+            pause: None,
+        }
+    }
+
+    /// When to try again, on the clock's uptime, while backing off.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        self.pause.as_ref().map(|pause| pause.until)
+    }
+
+    /// Why it is backing off.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.pause.as_ref().map(|pause| pause.reason.clone())
+    }
+
+    pub(super) const fn next_position(&self) -> Position {
+        self.next
+    }
+
+    /// Records that nothing was done about yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn take_in(&mut self, records: Vec<LogRecord>) {
+        for record in records {
+            if record.position >= self.next {
+                self.next = record.position.next();
+                self.waiting.push_back(record);
+            }
+        }
+    }
+
+    /// Persists and commits everything that is waiting, batch by batch. A write is tried `tries` times in place; when something fails
+    /// nevertheless, the partition is paused and backs off.
+    pub(super) async fn advance(
+        &mut self,
+        core: &Core,
+        token: &CancellationToken,
+        member: &mut dyn GroupMember,
+        tries: u32,
+    ) -> Advance {
+        if self.pause.as_ref().is_some_and(|pause| pause.until > core.ports.clock.uptime()) {
+            return Advance::Done;
+        }
+        loop {
+            match self.batch(core, token, member, tries).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.failures = 0;
+                    if self.pause.take().is_some() {
+                        member.resume(self.partition);
+                    }
+                    return Advance::Done;
+                }
+                Err(Stop::Cancelled) => return Advance::Done,
+                Err(Stop::Log(LogError::NotAssigned)) => return Advance::Lost,
+                Err(Stop::Log(error)) => return self.back_off(core, member, &error),
+                Err(Stop::History(error)) => return self.back_off(core, member, &error),
+            }
+        }
+    }
+
+    /// Commits what is persisted and not committed.
+    pub(super) async fn commit(&mut self, member: &mut dyn GroupMember) -> Result<(), LogError> {
+        let Some(next) = self.uncommitted else { return Ok(()) };
+        member.commit(self.partition, next).await?;
+        self.uncommitted = None;
+        Ok(())
+    }
+
+    /// Does the next batch; says whether there was one.
+    async fn batch(
+        &mut self,
+        core: &Core,
+        token: &CancellationToken,
+        member: &mut dyn GroupMember,
+        tries: u32,
+    ) -> Result<bool, Stop> {
+        self.commit(member).await?;
+        if self.planned.is_none() {
+            self.classify(core, token).await?;
+            if self.classified.is_empty() {
+                return Ok(false);
+            }
+            self.scopes.load(core, &self.classified).await?;
+            let next = self.waiting.front().map_or(self.next, |record| record.position);
+            self.planned = Some(self.scopes.plan(core, self.classified.drain(..), next));
+        }
+        let planned = self.planned.as_ref().expect("it was planned above");
+        persist(core, token, planned, tries).await?;
+        for (record, class) in &planned.poison {
+            member.dead_letter(record, class).await?;
+            tracing::warn!(partition = self.partition.0, position = %record.position, %class, "record set aside");
+            core.ports.observer.dead_lettered();
+        }
+        self.uncommitted = Some(planned.next);
+        self.planned = None;
+        self.commit(member).await?;
+        Ok(true)
+    }
+
+    /// Decides about the records of the next batch.
+    async fn classify(&mut self, core: &Core, token: &CancellationToken) -> Result<(), Stop> {
+        let Some(first) = self.waiting.front() else { return Ok(()) };
+        if self.window.is_none() {
+            let rebuilt = token.run_until_cancelled(rebuild(core, self.partition, first)).await;
+            self.window = Some(rebuilt.ok_or(Stop::Cancelled)??);
+        }
+        let window = self.window.as_mut().expect("it was rebuilt above");
+        let room = core.options.projection_batch.saturating_sub(self.classified.len()).min(self.waiting.len());
+        self.classified.extend(self.waiting.drain(..room).map(|record| decide(core, window, record)));
+        Ok(())
+    }
+
+    fn back_off(
+        &mut self,
+        core: &Core,
+        member: &mut dyn GroupMember,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Advance {
+        let wait = core.options.consumer_backoff.wait(self.failures, &*core.ports.random);
+        self.failures = self.failures.saturating_add(1);
+        tracing::warn!(
+            partition = self.partition.0,
+            ?wait,
+            error,
+            "the history cannot be written; the partition waits"
+        );
+        if self.pause.is_none() {
+            member.pause(self.partition);
+        }
+        self.pause = Some(Pause { until: core.ports.clock.uptime() + wait, reason: error.to_string() });
+        Advance::Done
+    }
+}
+
+/// Writes a planned batch; a store that fails is tried again in place a few times.
+async fn persist(core: &Core, token: &CancellationToken, planned: &Planned, tries: u32) -> Result<(), Stop> {
+    let mut attempt = 0;
+    loop {
+        let error = match write(core, planned).await {
+            Ok(()) => {
+                core.ports.observer.projected(planned.rows.len());
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        attempt += 1;
+        if attempt >= tries {
+            return Err(error.into());
+        }
+        let wait = core.options.database_retry.wait(attempt - 1, &*core.ports.random);
+        if token.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return Err(Stop::Cancelled);
+        }
+    }
+}
+
+/// A segment is recorded before its first row: a reader that finds the row must know where its segment ends.
+async fn write(core: &Core, planned: &Planned) -> Result<(), HistoryError> {
+    for (scope, segment) in &planned.opens {
+        core.ports.history.open_segment(scope, *segment).await?;
+    }
+    if planned.rows.is_empty() { Ok(()) } else { core.ports.history.append(&planned.rows).await }
+}
+
+fn decide(core: &Core, window: &mut DedupeWindow, record: LogRecord) -> Decided {
+    match &record.content {
+        Ok(ChatEvent::MessageSent(sent)) => {
+            let sent = Arc::clone(sent);
+            match observe(core, window, &sent, &record) {
+                Verdict::DuplicateOf { .. } => Decided::Nothing,
+                Verdict::First => Decided::Message(LoggedMessage {
+                    position: record.position,
+                    partition: record.partition,
+                    created_at: record.appended_at,
+                    sent,
+                }),
+            }
+        }
+        Err(class) => {
+            let class = class.clone();
+            Decided::Poison(record, class)
+        }
+    }
+}
+
+fn observe(core: &Core, window: &mut DedupeWindow, sent: &MessageSent, record: &LogRecord) -> Verdict {
+    let names = core.recent.fingerprints();
+    window.observe(names.message(sent), names.body(&sent.text), record.position, record.appended_at)
+}
+
+/// The window as it was before `first`, read back from the log.
+async fn rebuild(core: &Core, partition: Partition, first: &LogRecord) -> Result<DedupeWindow, LogError> {
+    let mut window = DedupeWindow::new(core.options.dedupe_window);
+    let back = first.appended_at.minus(core.options.dedupe_window).minus(DEDUPE_MARGIN);
+    let start = core.ports.tail.position_at(partition, back).await?;
+    if start >= first.position {
+        return Ok(window);
+    }
+    let mut reader = core.ports.tail.open(&[(partition, start)]).await?;
+    loop {
+        // The first record itself is in the log, so there is always a next one; a reader that hangs is replaced by the next attempt.
+        let records = tokio::time::timeout(READ_BACK_PATIENCE, reader.next()).await;
+        for record in records.map_err(|late| LogError::Unavailable(Box::new(late)))?? {
+            if record.position >= first.position {
+                return Ok(window);
+            }
+            if let Ok(ChatEvent::MessageSent(sent)) = &record.content {
+                observe(core, &mut window, sent, &record);
+            }
+        }
+    }
+}
