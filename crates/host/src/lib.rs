@@ -1,0 +1,19 @@
+//! The one binary: transports, configuration, life and death. `main.rs` is a page over this library.
+//!
+//! Read [`bootstrap`] first (how the parts are wired), then [`lifecycle`] (how they end), [`realtime`] and [`signalr`] (live messages), [`http`] (REST, the
+//! event stream and pages), [`net`] (sockets), [`auth`], [`error`] (the one table of errors), [`config`], [`metrics`] and [`telemetry`].
+
+pub mod auth;
+pub mod bootstrap;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod fuzz;
+pub mod http;
+pub mod lifecycle;
+pub mod metrics;
+pub mod net;
+pub mod realtime;
+pub mod signalr;
+pub mod telemetry;
+pub mod welcome;
