@@ -1,0 +1,45 @@
+//! What the server's process holds, read from the kernel.
+
+use std::fs;
+
+/// Memory that `pid` has in RAM, in bytes.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a live process has a VmRSS line");
+    let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+    kibibytes.expect("VmRSS is a number of KiB") * 1024
+}
+
+/// Files and sockets that `pid` has open, as the kernel names them.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn open_files(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
+    // One that is closed while it is looked at is not open.
+    let names = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Raises this process's limit of open files to what the system allows, so that a suite can hold thousands of sockets. The
+/// servers that it starts inherit the limit.
+///
+/// # Panics
+/// When even the highest limit is below `needed`: the machine cannot run the suite.
+pub fn allow_open_files(needed: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    assert!(allowed >= needed, "this suite needs {needed} open files, the machine allows {allowed} (ulimit -Hn)");
+    if limit.current.is_some_and(|current| current < needed) {
+        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).expect("raising a soft limit up to the hard one is allowed");
+    }
+}
