@@ -199,12 +199,7 @@ fn since_landed(core: &Core, sent: &Arc<MessageSent>) -> Option<Result<LoggedMes
     if known.body != core.recent.fingerprints().body(&sent.text) {
         return Some(Err(SendError::Conflict));
     }
-    Some(Ok(message.unwrap_or_else(|| LoggedMessage {
-        position: known.position,
-        partition,
-        created_at: known.seen_at,
-        sent: Arc::clone(sent),
-    })))
+    Some(Ok(message.unwrap_or_else(|| at_known_place(&known, partition, Arc::clone(sent)))))
 }
 
 /// Hands the message to the log, or joins the flight of the same message. Nothing is awaited, so a connection's order is kept.
@@ -271,12 +266,12 @@ async fn earlier(core: &Core, sent: &MessageSent) -> Result<Option<LoggedMessage
 async fn from_history(core: &Core, partition: Partition, sent: &MessageSent, known: &Known) -> LoggedMessage {
     let found = core.reader.find(&sent.scope, partition, sent.message_id, known.position).await;
     let stored = found.ok().and_then(|stored| stored.messages.into_iter().find(|m| m.position == known.position));
-    stored.unwrap_or_else(|| LoggedMessage {
-        position: known.position,
-        partition,
-        created_at: known.seen_at,
-        sent: Arc::new(sent.clone()),
-    })
+    stored.unwrap_or_else(|| at_known_place(known, partition, Arc::new(sent.clone())))
+}
+
+/// The first message as far as deduplication remembers it; the repeat says the same, so it lends its text.
+fn at_known_place(known: &Known, partition: Partition, sent: Arc<MessageSent>) -> LoggedMessage {
+    LoggedMessage { position: known.position, partition, created_at: known.seen_at, sent }
 }
 
 /// Looks an old id up in memory and history, so that a device that slept for a week does not post twice.

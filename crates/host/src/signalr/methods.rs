@@ -5,7 +5,6 @@ use crate::error::{answer, chain, hub_error};
 use crate::http::dto::{MessageDto, SendResultDto};
 use crate::realtime::Subscriber;
 use crate::realtime::encode::write_json;
-use chatify_application::ports::LiveSubscription;
 use chatify_application::{Application, JoinScope, Joined, SendMessage, Sending};
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::error::{Classify, ErrorKind};
@@ -106,11 +105,6 @@ impl Methods<'_> {
         count(arguments, 1, 1)?;
         self.application.leave(&scope(arguments)?, self.subscriber);
         Ok(Reply::Now(Outcome::Done))
-    }
-
-    /// Makes a joined scope live; comes after its answer was sent.
-    pub fn release(&self, scope: &Scope, live_after: Position) {
-        self.subscriber.release(scope, live_after);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::realtime::peer::{NewPeer, Pending, Sink};
 use crate::realtime::{CloseReason, Hub, Peer, Subscriber};
 use bytes::Bytes;
 use chatify_application::Application;
+use chatify_application::ports::LiveSubscription as _;
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::error::ErrorKind;
 use chatify_building_blocks::random::Random;
@@ -269,7 +270,7 @@ impl Session<'_> {
             Reply::Now(outcome) => self.answer_call(&call, &outcome),
             Reply::Join { outcome, scope, live_after } => {
                 self.answer_call(&call, &outcome);
-                self.subscriber_release(&scope, live_after);
+                self.subscriber.release(&scope, live_after);
             }
             Reply::Later(sending) => {
                 let id = call.id.as_deref().map(str::to_owned);
@@ -280,10 +281,6 @@ impl Session<'_> {
                 }));
             }
         }
-    }
-
-    fn subscriber_release(&self, scope: &chatify_domain::Scope, live_after: chatify_domain::Position) {
-        chatify_application::ports::LiveSubscription::release(&self.subscriber, scope, live_after);
     }
 
     /// An invocation without an id wants no answer, not even an error.
