@@ -175,6 +175,15 @@ impl Peer {
         !std::mem::replace(&mut state.dirty, true)
     }
 
+    /// Puts an answer of the session into the outbox without writing; the session flushes. Unlike a delivery it is kept while the connection ends: the log has
+    /// what it is about.
+    pub fn queue_answer(&self, chunk: Chunk) {
+        let mut state = self.lock();
+        if !state.broken {
+            state.outbox.push(chunk);
+        }
+    }
+
     /// Writes everything that waits, in one call when the socket takes it. What it does not take stays, up to the limits.
     pub fn flush(&self) {
         let mut state = self.lock();

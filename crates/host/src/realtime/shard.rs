@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_ends_gets_its_answers_and_no_more_deliveries() {
+        let (shard, peer) = (Shard::default(), peer(1, LIMITS));
+        shard.hold(&scope(), &peer);
+        shard.release(&scope(), &peer, Position::ZERO);
+        peer.close(CloseReason::Draining);
+        deliver(&shard, &[dispatch(1..3)]);
+        peer.queue_answer(crate::realtime::encode::Chunk { bytes: "id: 9\n".into(), frames: 1 });
+        peer.flush();
+        assert_eq!(received(&peer), vec![9]);
+    }
+
+    #[test]
     fn one_connection_leaves_and_the_other_stays() {
         let (shard, one, two) = (Shard::default(), peer(1, LIMITS), peer(2, LIMITS));
         for peer in [&one, &two] {

@@ -179,7 +179,7 @@ impl Session<'_> {
         let mut next = first;
         loop {
             if let Some(chunk) = next {
-                self.peer().enqueue(chunk);
+                self.peer().queue_answer(chunk);
             }
             match self.sends.poll_next_unpin(&mut context) {
                 std::task::Poll::Ready(Some(completion)) => next = completion,
