@@ -5,6 +5,7 @@ use crate::ports::LiveSubscription;
 use crate::ports::log::LogError;
 use crate::timeline::{Gap, Timeline};
 use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::{PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX};
 use chatify_domain::policy::{Action, Denied, authorize};
 use chatify_domain::{LoggedMessage, Partition, Position, Scope, SenderId};
@@ -125,6 +126,11 @@ pub(crate) async fn join(
             }
         }
     };
+    if seeded_bug(Bug::HistoryBeforeLive) {
+        subscription.abandon(&command.scope);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        subscription.hold(&command.scope);
+    }
     held.keep();
     Ok(joined)
 }
@@ -157,6 +163,16 @@ async fn missed(timeline: &Timeline<'_>, after: Position, applied: Position, lim
         Some(gap) if proven < answered || messages.is_empty() => Some(NotRecovered::from_gap(gap)),
         _ => more.then_some(NotRecovered::Limit),
     };
+    if seeded_bug(Bug::RecoveredAlways) {
+        return Joined {
+            position: applied,
+            live_after: applied,
+            messages,
+            recovered: true,
+            reason: None,
+            has_more: false,
+        };
+    }
     let has_more = more || reason.is_some();
     Joined { position: proven, live_after: applied, messages, recovered: reason.is_none(), reason, has_more }
 }

@@ -12,6 +12,7 @@ use crate::recent::Recent;
 use chatify_building_blocks::clock::Clock;
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::policy::{Action, Denied, authorize};
 use chatify_domain::{ChatEvent, LoggedMessage, MessageId, MessageSent, Partition, Position, Scope, SenderId, Text};
@@ -172,7 +173,7 @@ pub(crate) async fn send(core: &Core, command: SendMessage) -> Result<Sending, S
     if let Decision::Limited { retry_after } = core.ports.limiter.check_send(&command.sender).await {
         return Err(SendError::RateLimited { retry_after });
     }
-    let repeatable = command.message_id.is_some();
+    let repeatable = command.message_id.is_some() && !seeded_bug(Bug::NewPositionForRepeat);
     let sent = Arc::new(MessageSent {
         message_id: command
             .message_id
@@ -221,6 +222,9 @@ fn append(
     if flight.sent.text != sent.text {
         return Err(SendError::Conflict);
     }
+    if seeded_bug(Bug::AckBeforeDurable) {
+        return Ok(Sending(State::Known(at_likely_place(core, sent))));
+    }
     let outcome = tokio::time::timeout(core.options.send_timeout, flight.outcome.clone());
     Ok(Sending(State::Flying(Box::new(Flying {
         flight,
@@ -231,6 +235,13 @@ fn append(
         clock: Arc::clone(&core.ports.clock),
         observer: Arc::clone(&core.ports.observer),
     }))))
+}
+
+/// Where the message will be if nobody else says anything: what a server would answer that does not wait for the log.
+fn at_likely_place(core: &Core, sent: &Arc<MessageSent>) -> LoggedMessage {
+    let partition = core.ports.tail.partition_of(&sent.scope);
+    let position = core.recent.applied(partition).unwrap_or(Position::ZERO).next();
+    LoggedMessage { position, partition, created_at: core.ports.clock.now(), sent: Arc::clone(sent) }
 }
 
 /// The message that this one repeats, as far as the pod can know; a repeat of something that is in flight is none.

@@ -13,6 +13,10 @@ use chatify_domain::{LoggedMessage, Position, Scope};
 pub trait LocalDelivery: Send + Sync + 'static {
     /// Delivers a batch, not empty.
     async fn deliver(&self, batch: Vec<LoggedMessage>);
+
+    /// Messages of every scope for which `missed` is true were removed from the log before this pod had read them. Whoever follows one MUST lose the
+    /// connection, with leave to come back: the resume then gives what the history has, or says that something may be missing. Short, and does not block.
+    fn interrupted(&self, missed: &(dyn Fn(&Scope) -> bool + Sync));
 }
 
 /// One connection's place in a scope, as a join needs it. Each call is short and does not block.

@@ -166,6 +166,14 @@ pub trait LogTail: Send + Sync + 'static {
     /// What there is now, one entry per partition.
     async fn partitions(&self) -> Result<Vec<PartitionState>, LogError>;
 
+    /// [`PartitionState::end`] of one partition, requested from the log after the call. Every read of the history asks, so it MUST be cheap, however
+    /// many ask at the same time.
+    async fn end(&self, partition: Partition) -> Result<Position, LogError> {
+        let states = self.partitions().await?;
+        let state = states.into_iter().find(|state| state.partition == partition);
+        state.map(|state| state.end).ok_or_else(|| LogError::Unavailable("there is no such partition".into()))
+    }
+
     /// The position of the first record appended at `at` or later, or the end.
     async fn position_at(&self, partition: Partition, at: Timestamp) -> Result<Position, LogError>;
 
@@ -210,13 +218,17 @@ pub enum LogError {
     /// This member no longer owns the partition.
     #[error("the partition is no longer assigned to this member")]
     NotAssigned,
+    /// The group is sharing its partitions out anew and takes no commits meanwhile. The partition is still owned.
+    #[error("the group is sharing its partitions out anew; commit again in a moment")]
+    Rebalancing,
 }
 
 /// Reads the log together with other members of one group: every partition has one owner at a time.
 ///
 /// * **At least once.** After a crash or a change of owner, records from the committed position on are given again.
 /// * **Commit.** [`GroupMember::commit`] of `next` says that everything before `next` has its effect. It MUST be durable when it returns, MUST NOT
-///   go back, and MUST fail with [`LogError::NotAssigned`] for a partition that is not owned.
+///   go back, and MUST fail with [`LogError::NotAssigned`] for a partition that is not owned. While the group is shared out anew it MAY fail with
+///   [`LogError::Rebalancing`], at once: the caller goes on polling, which the group waits for, and commits again.
 /// * **Revocation.** After [`GroupEvent::Revoking`] the partition MUST NOT get another owner before [`GroupMember::release`] is called
 ///   (or the member is given up as dead).
 /// * **Pausing.** A paused partition gives no records but stays owned for as long as the member is polled.

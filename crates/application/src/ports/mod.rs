@@ -11,6 +11,7 @@ pub mod log;
 pub mod observer;
 pub mod presence;
 pub mod rate_limit;
+pub mod signal;
 
 pub use delivery::{LiveSubscription, LocalDelivery};
 pub use history::HistoryStore;
@@ -18,3 +19,4 @@ pub use log::{LogAppender, LogGroup, LogTail};
 pub use observer::{NoObserver, Observer};
 pub use presence::PresenceStore;
 pub use rate_limit::RateLimiter;
+pub use signal::SignalBus;

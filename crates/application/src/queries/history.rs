@@ -5,6 +5,7 @@ use crate::ports::history::HistoryError;
 use crate::read_barrier;
 use crate::timeline::{Gap, Stretch, Timeline};
 use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::policy::{Action, Denied, authorize};
 use chatify_domain::{LoggedMessage, Position, Scope, SenderId, Timestamp};
@@ -142,7 +143,11 @@ async fn forward(
     let scan = Scan::run(timeline, query, Direction::Forward, after, query.limit).await?;
     let oldest_reached = timeline.nothing_upto(after) || scan.first.is_some_and(|first| first > after);
     let newest_reached = scan.ended;
-    Ok(HistoryPage { items: scan.items, oldest_reached, newest_reached, complete: !scan.holes, scanned: scan.seen })
+    let mut items = scan.items;
+    if seeded_bug(Bug::OrderByTime) {
+        items.sort_by_key(|message| message.sent.message_id);
+    }
+    Ok(HistoryPage { items, oldest_reached, newest_reached, complete: !scan.holes, scanned: scan.seen })
 }
 
 async fn around(

@@ -4,6 +4,7 @@ use crate::application::Core;
 use crate::ports::LocalDelivery;
 use crate::ports::log::{LogError, LogRecord, PartitionState, TailReader};
 use crate::recent::{Beginning, Provable};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::{Epoch, LoggedMessage, Partition, Position, Timestamp};
 use std::collections::HashMap;
@@ -90,10 +91,12 @@ impl FanOut {
         let started = self.core.fan_out.has_been_live();
         for state in self.core.ports.tail.partitions().await? {
             let applied = self.core.recent.applied(state.partition);
+            let mut fell_behind = false;
             let beginning = match applied {
                 None if started => self.new_partition(&state).await?,
                 None => self.rebuild(&state, state.end).await?,
                 Some(applied) if applied.next() < state.first => {
+                    fell_behind = true;
                     tracing::error!(
                         partition = state.partition.0,
                         wanted = %applied.next(),
@@ -105,6 +108,11 @@ impl FanOut {
                 Some(_) => continue,
             };
             self.core.recent.begin(state.partition, beginning);
+            if fell_behind {
+                // Only now: whoever comes back meets the new memory, which does not claim to have what was removed.
+                let tail = &self.core.ports.tail;
+                self.delivery.interrupted(&|scope| tail.partition_of(scope) == state.partition);
+            }
         }
         self.core.ports.tail.open(&self.core.recent.next_positions()).await
     }
@@ -116,6 +124,7 @@ impl FanOut {
         let base = state.last_appended_at.map_or(now, |last| last.min(now));
         let read_from = base.minus(window).minus(DEDUPE_MARGIN);
         let start = self.core.ports.tail.position_at(state.partition, read_from).await?.min(live_from).max(state.first);
+        let start = if seeded_bug(Bug::DedupeInMemoryOnly) { live_from } else { start };
         self.rebuild_until.insert(state.partition, state.end);
         let provable = if start == state.first { Provable::AfterFirst } else { Provable::From(read_from.plus(window)) };
         Ok(beginning(start, live_from, provable))
@@ -288,7 +297,7 @@ mod tests {
     async fn a_pod_that_fell_behind_retention_goes_on_with_what_is_left() {
         let shared = Shared::new(1);
         let pod = Pod::live(&shared, |_| {}).await;
-        let subscriber = follow(&pod, "a").await;
+        let (subscriber, behind) = (follow(&pod, "a").await, follow(&pod, "b").await);
         pod.connections.set_latency(Duration::from_secs(60));
         let appended: Vec<_> = (0..60).map(|number| shared.log.append_now(event("a", number))).collect();
         shared.pass(Duration::from_secs(10)).await;
@@ -296,9 +305,39 @@ mod tests {
         pod.connections.set_latency(Duration::ZERO);
         shared.pass(Duration::from_secs(120)).await;
         assert_eq!(pod.application.status().fan_out, LoopState::Live);
-        let received = ids(&subscriber.received(&channel("a")));
-        assert!(received.ends_with(&(40..60).collect::<Vec<u128>>()), "{received:?}");
-        assert!(received.is_sorted() && received.starts_with(&[0]), "{received:?}");
+        assert!(!subscriber.follows(&channel("a")) && !behind.follows(&channel("b")), "they lost their connections");
+        // Those who come back get what the history has, and then what is new.
+        let again = pod.connections.connect();
+        let after = Some(appended[0].position);
+        let join = JoinScope { user: user("alice"), scope: channel("a"), after, limit: None };
+        let joined = pod.application.join(join, &again).await.expect("joined");
+        assert!(joined.recovered, "{:?}", joined.reason);
+        assert_eq!(ids(&joined.messages), (1..60).collect::<Vec<u128>>());
+        again.release(&channel("a"), joined.live_after);
+        shared.log.append_now(event("a", 60));
+        shared.pass(Duration::from_secs(1)).await;
+        assert_eq!(ids(&again.received(&channel("a"))), [60]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_back_to_a_pod_that_fell_behind_is_told_when_the_history_has_no_more_either() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |_| {}).await;
+        let subscriber = follow(&pod, "a").await;
+        let seen = shared.log.append_now(event("a", 0)).position;
+        shared.pass(Duration::from_secs(5)).await;
+        shared.store.set_available(false);
+        pod.connections.set_latency(Duration::from_secs(60));
+        let appended: Vec<_> = (1..60).map(|number| shared.log.append_now(event("a", number))).collect();
+        shared.pass(Duration::from_secs(10)).await;
+        shared.log.remove_before(Partition(0), appended[40].position);
+        pod.connections.set_latency(Duration::ZERO);
+        shared.pass(Duration::from_secs(120)).await;
+        assert!(!subscriber.follows(&channel("a")), "it lost its connection");
+        let again = pod.connections.connect();
+        let join = JoinScope { user: user("alice"), scope: channel("a"), after: Some(seen), limit: None };
+        let joined = pod.application.join(join, &again).await.expect("joined");
+        assert!(!joined.recovered && joined.reason.is_some(), "{joined:?}");
     }
 
     /// A log whose readers can hang, as a client library's can.

@@ -68,6 +68,11 @@ impl LocalDelivery for Connections {
             }
         }
     }
+
+    /// A connection is as good as gone for the scopes that it followed.
+    fn interrupted(&self, missed: &(dyn Fn(&Scope) -> bool + Sync)) {
+        self.lock().subscriptions.retain(|(_, scope), _| !missed(scope));
+    }
 }
 
 impl Subscription {

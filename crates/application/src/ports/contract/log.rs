@@ -270,6 +270,8 @@ async fn check_ends(log: &OpenLog, appended: &[Appended]) {
     assert_eq!(state.first, first.position);
     assert!(state.end > last.position);
     assert_eq!(state.last_appended_at, Some(last.appended_at));
+    let end = within("the end", log.tail.end(state.partition)).await.expect("a readable log");
+    assert_eq!(end, state.end);
 }
 
 /// The first record at or after a moment, or the end.

@@ -14,6 +14,7 @@ pub mod history;
 pub mod log;
 pub mod presence;
 pub mod rate_limit;
+pub mod signal;
 
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, SenderId, Text};

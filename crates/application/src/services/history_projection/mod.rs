@@ -7,7 +7,7 @@ use crate::application::Core;
 use crate::ports::log::{GroupEvent, GroupMember, LogError};
 use chatify_domain::{Partition, Position};
 use futures_util::FutureExt;
-use partition::{Advance, Owned};
+use partition::{Advance, COMMIT_AGAIN, Owned};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 const IDLE_CHECK: Duration = Duration::from_secs(30);
 /// Records that seem to be missing have this long to arrive: they may have been appended just now.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// How long the last commits may take: less than a pod has to end.
+const FINISH: Duration = Duration::from_secs(3);
 
 /// The loop. It is a member of the group that shares the log's partitions; of each partition that it owns it persists what is said, in
 /// order, and commits only what is persisted.
@@ -125,8 +127,11 @@ impl HistoryProjection {
             }
             GroupEvent::Revoking { partition } => {
                 // Work is done one batch after the other, so nothing is in flight here; what is not persisted is the next owner's.
-                if let Some(mut owned) = self.owned.remove(&partition) {
-                    owned.commit(member).await?;
+                if let Some(mut owned) = self.owned.remove(&partition)
+                    && let Err(error) = owned.commit(member).await
+                {
+                    // The others wait for the release; what is not committed is read again by the next owner, which changes nothing.
+                    tracing::debug!(partition = partition.0, %error, "released without the last commit");
                 }
                 member.release(partition).await
             }
@@ -142,9 +147,12 @@ impl HistoryProjection {
         let mut lost = Vec::new();
         let mut tries = self.core.options.database_tries;
         for (partition, owned) in &mut self.owned {
+            if token.is_cancelled() {
+                break;
+            }
             match owned.advance(&self.core, token, member, tries).await {
                 // When one partition has waited for the store in vain, the others must not each do so while nobody polls the group.
-                Advance::Done if owned.retry_at().is_some() => tries = 1,
+                Advance::Done if owned.is_backing_off() => tries = 1,
                 Advance::Done => {}
                 Advance::Lost => lost.push(*partition),
             }
@@ -157,12 +165,23 @@ impl HistoryProjection {
         Ok(())
     }
 
-    /// At the end of the process: commits what is persisted.
+    /// At the end of the process: commits what is persisted. What a log that is busy with other members does not take in time is read again by
+    /// the next owner, which changes nothing.
     async fn finish(&mut self, member: &mut dyn GroupMember) -> Result<(), LogError> {
-        for owned in self.owned.values_mut() {
-            owned.commit(member).await?;
-        }
-        Ok(())
+        let commits = async {
+            for owned in self.owned.values_mut() {
+                while let Err(error) = owned.commit(member).await {
+                    match error {
+                        LogError::Rebalancing => tokio::time::sleep(COMMIT_AGAIN).await,
+                        LogError::NotAssigned | LogError::Truncated { .. } | LogError::Unavailable(_) => {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(FINISH, commits).await.unwrap_or(Ok(()))
     }
 
     fn note_progress(&self) {
@@ -177,7 +196,7 @@ impl HistoryProjection {
         let states = self.core.ports.tail.partitions().await?;
         let ends: BTreeMap<Partition, Position> = states.iter().map(|state| (state.partition, state.end)).collect();
         let waits = |(partition, owned): (&Partition, &Owned)| {
-            owned.retry_at().is_none() && ends.get(partition).is_some_and(|end| *end > owned.next_position())
+            !owned.is_backing_off() && ends.get(partition).is_some_and(|end| *end > owned.next_position())
         };
         Ok(self.owned.iter().any(waits))
     }
@@ -288,6 +307,66 @@ mod tests {
         async fn dead_letter(&mut self, record: &LogRecord, class: &Undecodable) -> Result<(), LogError> {
             self.0.dead_letter(record, class).await
         }
+    }
+
+    /// A group that takes no commits until it is told to.
+    struct Rebalancing(crate::testing::MemoryLog, Arc<std::sync::atomic::AtomicBool>);
+
+    struct RebalancingMember(Box<dyn GroupMember>, Arc<std::sync::atomic::AtomicBool>);
+
+    #[async_trait]
+    impl LogGroup for Rebalancing {
+        async fn join(&self) -> Result<Box<dyn GroupMember>, LogError> {
+            Ok(Box::new(RebalancingMember(self.0.join().await?, Arc::clone(&self.1))))
+        }
+        async fn committed(&self) -> Result<Vec<(Partition, Position)>, LogError> {
+            self.0.committed().await
+        }
+    }
+
+    #[async_trait]
+    impl GroupMember for RebalancingMember {
+        async fn next(&mut self) -> Result<GroupEvent, LogError> {
+            self.0.next().await
+        }
+        async fn commit(&mut self, partition: Partition, next: Position) -> Result<(), LogError> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(LogError::Rebalancing);
+            }
+            self.0.commit(partition, next).await
+        }
+        async fn release(&mut self, partition: Partition) -> Result<(), LogError> {
+            self.0.release(partition).await
+        }
+        fn pause(&mut self, _partition: Partition) {
+            panic!("a rebalance is no reason to pause");
+        }
+        fn resume(&mut self, partition: Partition) {
+            self.0.resume(partition);
+        }
+        async fn dead_letter(&mut self, record: &LogRecord, class: &Undecodable) -> Result<(), LogError> {
+            self.0.dead_letter(record, class).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rebalance_holds_up_the_commit_and_nothing_else() {
+        let shared = Shared::new(1);
+        let rebalancing = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let mut ports = shared.ports(1);
+        ports.group = Arc::new(Rebalancing(shared.log.clone(), Arc::clone(&rebalancing)));
+        let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_millis(10)).await;
+        for number in 0..3 {
+            pod.say(&shared, "bob", "a", "hi").await;
+            shared.pass(Duration::from_secs(1)).await;
+            assert_eq!(stored(&shared, "a"), number + 1, "what comes meanwhile is persisted");
+        }
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 0);
+        assert_eq!(pod.application.status().projection, LoopState::Live);
+        rebalancing.store(false, Ordering::Relaxed);
+        shared.pass(Duration::from_secs(1)).await;
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 3, "without anything new in the log");
     }
 
     #[tokio::test(start_paused = true)]

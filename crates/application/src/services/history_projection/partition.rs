@@ -5,6 +5,7 @@ use crate::application::Core;
 use crate::dedupe::{DedupeWindow, Verdict};
 use crate::ports::history::HistoryError;
 use crate::ports::log::{GroupMember, LogError, LogRecord, Undecodable};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::{ChatEvent, LoggedMessage, MessageSent, Partition, Position};
 use std::collections::VecDeque;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// A commit that the group did not take while it rebalances is tried again after this.
+pub(super) const COMMIT_AGAIN: Duration = Duration::from_millis(200);
 /// Reading back waits this long for one batch.
 const READ_BACK_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +32,8 @@ pub(super) struct Owned {
     next: Position,
     /// Everything before this has its effect, and is to be committed.
     uncommitted: Option<Position>,
+    /// When to try a commit again that the group did not take, on the clock's uptime.
+    commit_again: Option<Duration>,
     failures: u32,
     pause: Option<Pause>,
 }
@@ -85,14 +90,20 @@ impl Owned {
             planned: None,
             next: from,
             uncommitted: None,
+            commit_again: None,
             failures: 0,
             pause: None,
         }
     }
 
-    /// When to try again, on the clock's uptime, while backing off.
+    /// When to try again what did not work, on the clock's uptime.
     pub(super) fn retry_at(&self) -> Option<Duration> {
-        self.pause.as_ref().map(|pause| pause.until)
+        self.pause.as_ref().map_or(self.commit_again, |pause| Some(pause.until))
+    }
+
+    /// Whether it gets no records until then.
+    pub(super) const fn is_backing_off(&self) -> bool {
+        self.pause.is_some()
     }
 
     /// Why it is backing off.
@@ -152,8 +163,19 @@ impl Owned {
     pub(super) async fn commit(&mut self, member: &mut dyn GroupMember) -> Result<(), LogError> {
         let Some(next) = self.uncommitted else { return Ok(()) };
         member.commit(self.partition, next).await?;
-        self.uncommitted = None;
+        (self.uncommitted, self.commit_again) = (None, None);
         Ok(())
+    }
+
+    /// The same, but a rebalance is not waited for: the group waits for this member to poll, so the commit comes later.
+    async fn commit_when_possible(&mut self, core: &Core, member: &mut dyn GroupMember) -> Result<(), LogError> {
+        match self.commit(member).await {
+            Err(LogError::Rebalancing) => {
+                self.commit_again = Some(core.ports.clock.uptime() + COMMIT_AGAIN);
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Does the next batch; says whether there was one.
@@ -164,7 +186,7 @@ impl Owned {
         member: &mut dyn GroupMember,
         tries: u32,
     ) -> Result<bool, Stop> {
-        self.commit(member).await?;
+        self.commit_when_possible(core, member).await?;
         if self.planned.is_none() {
             self.classify(core, token).await?;
             if self.classified.is_empty() {
@@ -173,6 +195,10 @@ impl Owned {
             self.scopes.load(core, &self.classified).await?;
             let next = self.waiting.front().map_or(self.next, |record| record.position);
             self.planned = Some(self.scopes.plan(core, self.classified.drain(..), next));
+        }
+        if seeded_bug(Bug::CommitBeforePersist) {
+            self.uncommitted = self.planned.as_ref().map(|planned| planned.next);
+            self.commit(member).await?;
         }
         let planned = self.planned.as_ref().expect("it was planned above");
         persist(core, token, planned, tries).await?;
@@ -183,7 +209,7 @@ impl Owned {
         }
         self.uncommitted = Some(planned.next);
         self.planned = None;
-        self.commit(member).await?;
+        self.commit_when_possible(core, member).await?;
         Ok(true)
     }
 
@@ -234,6 +260,9 @@ async fn persist(core: &Core, token: &CancellationToken, planned: &Planned, trie
             Err(error) => error,
         };
         attempt += 1;
+        if seeded_bug(Bug::SkipOnStoreError) {
+            return Ok(());
+        }
         if attempt >= tries {
             return Err(error.into());
         }
@@ -283,7 +312,7 @@ async fn rebuild(core: &Core, partition: Partition, first: &LogRecord) -> Result
     let mut window = DedupeWindow::new(core.options.dedupe_window);
     let back = first.appended_at.minus(core.options.dedupe_window).minus(DEDUPE_MARGIN);
     let start = core.ports.tail.position_at(partition, back).await?;
-    if start >= first.position {
+    if start >= first.position || seeded_bug(Bug::DedupeInMemoryOnly) {
         return Ok(window);
     }
     let mut reader = core.ports.tail.open(&[(partition, start)]).await?;
