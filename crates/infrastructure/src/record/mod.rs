@@ -37,6 +37,14 @@ pub fn encode(event: &ChatEvent) -> Result<Vec<u8>, RecordTooLarge> {
     Ok(bytes)
 }
 
+/// The version of the form in which [`encode`] writes `event`'s kind.
+#[must_use]
+pub const fn schema(event: &ChatEvent) -> u32 {
+    match event {
+        ChatEvent::MessageSent(_) => MessageSentV1::SCHEMA,
+    }
+}
+
 /// The event in `bytes`, which may come from anywhere: it takes time and memory linear in their length, at most [`MAX_RECORD_BYTES`].
 ///
 /// # Errors

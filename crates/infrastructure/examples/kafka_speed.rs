@@ -1,0 +1,247 @@
+//! How much of the brokers' own speed is left: durable appends next to a bare producer with the same settings, and reading a log next to a bare consumer.
+//!
+//! `cargo run --release -p chatify-infrastructure --example kafka_speed -- [bootstrap servers] [records to catch up with]`
+//!
+//! Rounds of both are interleaved, so that a slow moment of the machine hits both; compare the ratios, not the rates.
+
+use chatify_application::ports::LogAppender;
+use chatify_application::ports::log::{AppendError, NewRecord};
+use chatify_building_blocks::clock::{Clock, SystemClock};
+use chatify_building_blocks::correlation::CorrelationId;
+use chatify_building_blocks::random::{Random, SystemRandom};
+use chatify_building_blocks::tasks::Supervisor;
+use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, SenderId, Text};
+use chatify_infrastructure::kafka::{KafkaLog, KafkaOptions};
+use chatify_infrastructure::record;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use std::error::Error;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const ROUNDS: usize = 5;
+const SPAN: Duration = Duration::from_secs(3);
+const OUTSTANDING: [usize; 3] = [1, 64, 1024];
+const PARTITIONS: u32 = 3;
+const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then says so in a chat.";
+
+/// What a round of sends did.
+struct Round {
+    rate: f64,
+    /// Milliseconds from the call to the answer.
+    p50: f64,
+    p99: f64,
+}
+
+#[tokio::main(flavor = "multi_thread")]
+async fn main() -> Outcome<()> {
+    let mut arguments = std::env::args().skip(1);
+    let servers = arguments.next().unwrap_or_else(|| "127.0.0.1:19092".to_owned());
+    let records: usize = arguments.next().map_or(Ok(200_000), |text| text.parse())?;
+    let mut options = KafkaOptions::new(servers, PodId::parse("speed")?);
+    options.topic = format!("speed-{:x}", SystemRandom.u128());
+    options.dead_letter_topic = format!("{}-dlt", options.topic);
+    options.partitions = PARTITIONS;
+    let supervisor = Supervisor::new();
+    let log = KafkaLog::connect(options.clone(), Arc::new(SystemClock::new()), &supervisor).await?;
+    let mut output = std::io::stdout();
+    sends(&mut output, &log, &options).await?;
+    catch_up(&mut output, &log, &options, records).await?;
+    log.close().await;
+    supervisor.cancel();
+    supervisor.join().await?;
+    Ok(())
+}
+
+async fn sends(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions) -> Outcome<()> {
+    let (appender, bare) = (log.appender(), bare_producer(options)?);
+    writeln!(output, "sends: medians of {ROUNDS} interleaved rounds of {} s", SPAN.as_secs())?;
+    writeln!(
+        output,
+        "{:>11} {:>10} {:>10} {:>6} {:>14} {:>14}",
+        "outstanding", "log/s", "bare/s", "ratio", "log p50 p99", "bare p50 p99"
+    )?;
+    for outstanding in OUTSTANDING {
+        let mut rounds = Vec::new();
+        for round in 0..=ROUNDS {
+            let ours = through_the_log(&*appender, outstanding).await?;
+            let theirs = through_bare(&bare, &options.topic, outstanding).await?;
+            // The first one warms up: connections, leaders, the brokers' compiler.
+            if round > 0 {
+                rounds.push([
+                    ours.rate,
+                    theirs.rate,
+                    ours.rate / theirs.rate,
+                    ours.p50,
+                    ours.p99,
+                    theirs.p50,
+                    theirs.p99,
+                ]);
+            }
+        }
+        let [log, bare, ratio, p50, p99, bare_p50, bare_p99] =
+            [0, 1, 2, 3, 4, 5, 6].map(|column| median(rounds.iter().map(|round| round[column])));
+        writeln!(
+            output,
+            "{outstanding:>11} {log:>10.0} {bare:>10.0} {ratio:>6.2} {p50:>6.2} {p99:>7.2} {bare_p50:>6.2} {bare_p99:>7.2}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Keeps `outstanding` sends under way for [`SPAN`]; a full queue is waited out.
+async fn through_the_log(appender: &dyn LogAppender, outstanding: usize) -> Outcome<Round> {
+    let clock = SystemClock::new();
+    let correlation = CorrelationId::generate(&SystemRandom);
+    let (mut flying, mut latencies, mut next) = (FuturesUnordered::new(), Vec::new(), 0);
+    while clock.uptime() < SPAN || !flying.is_empty() {
+        while flying.len() < outstanding && clock.uptime() < SPAN {
+            next += 1;
+            match appender.append(NewRecord { event: event(next), correlation }) {
+                Ok(durable) => {
+                    let began = clock.uptime();
+                    flying.push(async move { (began, durable.await) });
+                }
+                Err(AppendError::Overloaded) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some((began, outcome)) = flying.next().await {
+            outcome?;
+            latencies.push(clock.uptime().saturating_sub(began));
+        }
+    }
+    Ok(round(latencies, clock.uptime()))
+}
+
+/// The same with the client library alone: the same settings, key, bytes and headers, and nothing done with the answer.
+async fn through_bare(producer: &FutureProducer, topic: &str, outstanding: usize) -> Outcome<Round> {
+    let clock = SystemClock::new();
+    let (mut flying, mut latencies, mut next) = (FuturesUnordered::new(), Vec::new(), 0);
+    while clock.uptime() < SPAN || !flying.is_empty() {
+        while flying.len() < outstanding && clock.uptime() < SPAN {
+            next += 1;
+            let event = event(next);
+            let (key, value) = (event.scope().to_string(), record::encode(&event)?);
+            let began = clock.uptime();
+            match producer.send_result(FutureRecord::to(topic).key(&key).payload(&value)) {
+                Ok(delivery) => flying.push(async move { (began, delivery.await) }),
+                Err(_) => break,
+            }
+        }
+        if let Some((began, outcome)) = flying.next().await {
+            outcome?.map_err(|(error, _)| error)?;
+            latencies.push(clock.uptime().saturating_sub(began));
+        }
+    }
+    Ok(round(latencies, clock.uptime()))
+}
+
+fn bare_producer(options: &KafkaOptions) -> Outcome<FutureProducer> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &options.bootstrap_servers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", options.linger.as_millis().to_string())
+        .set("compression.type", &options.compression)
+        .set("queue.buffering.max.kbytes", (options.queue_bytes / 1024).to_string());
+    Ok(config.create()?)
+}
+
+/// How long a pod takes to read a log from its first record on.
+async fn catch_up(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions, records: usize) -> Outcome<()> {
+    let appender = log.appender();
+    let tail = log.tail();
+    let total = |states: &[chatify_application::ports::log::PartitionState]| -> i64 {
+        states.iter().map(|state| state.end.number() - state.first.number()).sum()
+    };
+    let missing = records.saturating_sub(usize::try_from(total(&tail.partitions().await?))?);
+    fill(&*appender, missing).await?;
+    let states = tail.partitions().await?;
+    let wanted = usize::try_from(total(&states))?;
+    let from: Vec<_> = states.iter().map(|state| (state.partition, state.first)).collect();
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let clock = SystemClock::new();
+        let mut reader = tail.open(&from).await?;
+        let mut seen = 0;
+        while seen < wanted {
+            seen += reader.next().await?.len();
+        }
+        let ours = wanted as f64 / clock.uptime().as_secs_f64();
+        let theirs = bare_consumer(options, wanted)?;
+        rounds.push([ours, theirs, ours / theirs]);
+    }
+    let [ours, theirs, ratio] = [0, 1, 2].map(|column| median(rounds.iter().map(|round| round[column])));
+    writeln!(output, "catch-up with {wanted} records: log {ours:.0}/s, bare {theirs:.0}/s, ratio {ratio:.2}")?;
+    Ok(())
+}
+
+async fn fill(appender: &dyn LogAppender, records: usize) -> Outcome<()> {
+    let correlation = CorrelationId::generate(&SystemRandom);
+    let mut flying = FuturesUnordered::new();
+    for number in 0..records {
+        flying.push(appender.append(NewRecord { event: event(number), correlation })?);
+        if flying.len() >= 4096
+            && let Some(outcome) = flying.next().await
+        {
+            outcome?;
+        }
+    }
+    while let Some(outcome) = flying.next().await {
+        outcome?;
+    }
+    Ok(())
+}
+
+fn bare_consumer(options: &KafkaOptions, wanted: usize) -> Outcome<f64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &options.bootstrap_servers)
+        .set("group.id", "speed-bare")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    let clock = SystemClock::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(&options.topic, i32::try_from(partition)?, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    let mut seen = 0;
+    while seen < wanted {
+        if let Some(message) = consumer.poll(Duration::from_secs(10)) {
+            message?;
+            seen += 1;
+        }
+    }
+    Ok(wanted as f64 / clock.uptime().as_secs_f64())
+}
+
+fn event(number: usize) -> ChatEvent {
+    ChatEvent::MessageSent(Arc::new(MessageSent {
+        message_id: MessageId::from_u128(SystemRandom.u128()),
+        scope: Scope::parse(&format!("Channel:{}", number % 200)).expect("a valid scope"),
+        sender_id: SenderId::parse(&format!("user-{}", number % 1000)).expect("a valid id"),
+        text: Text::parse(TEXT).expect("a short text"),
+        origin_pod_id: PodId::parse("speed").expect("a valid id"),
+    }))
+}
+
+fn round(mut latencies: Vec<Duration>, took: Duration) -> Round {
+    latencies.sort();
+    let at = |share: usize| latencies.get(latencies.len() * share / 100).map_or(0.0, |found| found.as_secs_f64() * 1e3);
+    Round { rate: latencies.len() as f64 / took.as_secs_f64(), p50: at(50), p99: at(99) }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

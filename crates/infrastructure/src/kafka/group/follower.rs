@@ -1,0 +1,324 @@
+//! The threads of a member: one answers the group's rebalances, one commits.
+
+use super::session::{Failure, Records, Session, numbered};
+use crate::kafka::Shared;
+use crate::kafka::client::{ClientEvents, Role, client_config};
+use crate::kafka::error::KafkaStartError;
+use crate::kafka::position::partition;
+use crate::kafka::queries::add;
+use chatify_domain::Partition;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How soon the thread sees that its member was dropped.
+const POLL: Duration = Duration::from_millis(50);
+/// The brokers have this long to say what is committed in a partition that was assigned.
+const LOOK_UP_DEADLINE: Duration = Duration::from_secs(10);
+/// A revoked partition may be held this long: well under `max.poll.interval.ms`, after which the brokers would take it away.
+const HOLD_DEADLINE: Duration = Duration::from_secs(60);
+/// At the end of the process, leaving the group may take this long; the brokers notice by themselves otherwise.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Each partition has one commit under way at most.
+const COMMITS_WAITING: usize = 1024;
+
+pub(super) type Client = BaseConsumer<GroupEvents>;
+
+/// A member's client, its state, and the sign of its end.
+pub(super) struct Joined {
+    pub(super) client: Arc<Client>,
+    pub(super) session: Arc<Session>,
+    /// What is to be committed.
+    pub(super) commits: SyncSender<(Partition, i64)>,
+    /// Dropped with the member, which starts the deadline for leaving.
+    pub(super) leaving: oneshot::Sender<()>,
+}
+
+/// Makes a client, subscribes and starts its thread.
+///
+/// # Errors
+/// When the options make no client, or the operating system gives no thread.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<Joined, KafkaStartError> {
+    let mut config = client_config(&shared.options, Role::Group)?;
+    configure(&mut config);
+    let session = Arc::new(Session::default());
+    let events = GroupEvents {
+        events: ClientEvents::new(&shared.options, Role::Group, &shared.health),
+        session: Arc::clone(&session),
+        rebalances: Mutex::default(),
+    };
+    let failed = |error| crate::kafka::error::client_error("joining the group", &shared.options, error);
+    let client: Client = config.create_with_context(events).map_err(failed)?;
+    client.subscribe(&[&shared.options.topic]).map_err(failed)?;
+    let client = Arc::new(client);
+    let commits = committer(shared, &client, &session)?;
+    let follower = Follower { shared: Arc::clone(shared), client: Arc::clone(&client), session: Arc::clone(&session) };
+    let (ending, ended) = oneshot::channel::<()>();
+    let run = move || {
+        follower.run();
+        drop(ending);
+    };
+    std::thread::Builder::new().name("kafka-group".into()).spawn(run).map_err(KafkaStartError::Thread)?;
+    let (leaving, left) = oneshot::channel::<()>();
+    shared.supervisor.work("kafka-group", async move {
+        // Both ends only ever go away; no value is sent.
+        drop(left.await);
+        if tokio::time::timeout(LEAVE_DEADLINE, ended).await.is_err() {
+            tracing::warn!("leaving the history writers' group takes long; its members will notice by themselves");
+        }
+    });
+    Ok(Joined { client, session, commits, leaving })
+}
+
+/// Starts the thread that commits. librdkafka tells the outcome of a commit only to a caller that waits for it: rdkafka 0.39 registers no callback
+/// for the others, so that `commit_callback` is never called.
+fn committer(
+    shared: &Arc<Shared>,
+    client: &Arc<Client>,
+    session: &Arc<Session>,
+) -> Result<SyncSender<(Partition, i64)>, KafkaStartError> {
+    let (shared, client, session) = (Arc::clone(shared), Arc::clone(client), Arc::clone(session));
+    let (commits, ordered) = sync_channel::<(Partition, i64)>(COMMITS_WAITING);
+    let run = move || {
+        while let Ok((partition, offset)) = ordered.recv() {
+            let mut list = TopicPartitionList::with_capacity(1);
+            add(&mut list, &shared.options.topic, partition, Offset::Offset(offset));
+            let outcome = client.commit(&list, CommitMode::Sync);
+            let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            session.commit_ended(partition, outcome.map_err(code));
+        }
+    };
+    std::thread::Builder::new().name("kafka-commits".into()).spawn(run).map_err(KafkaStartError::Thread)?;
+    Ok(commits)
+}
+
+/// The thread's own needs, which no property may change.
+fn configure(config: &mut ClientConfig) {
+    // Per partition: each has a queue of its own.
+    config.set("queued.max.messages.kbytes", "4096");
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    session: Arc<Session>,
+}
+
+impl Follower {
+    fn run(self) {
+        while !self.session.is_closing() {
+            match self.client.poll(POLL) {
+                None => {}
+                Some(Err(error)) => self.trouble(error),
+                // Every partition has a queue of its own before it is read. A record that comes past it would be lost, so the membership ends.
+                Some(Ok(message)) => self.lost(&message),
+            }
+            while let Some(rebalance) = self.client.context().next_rebalance() {
+                self.answer(rebalance);
+            }
+            if let Some(overdue) = self.session.overdue(self.shared.clock.uptime()) {
+                tracing::error!("a revoked partition was not released in time; it is given away");
+                self.give_up(&overdue);
+            }
+        }
+        self.leave();
+    }
+
+    fn trouble(&self, error: KafkaError) {
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::PollExceeded) => self.session.fail(Failure::Lost),
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                self.session.fail(Failure::Client(error));
+            }
+            Some(_) | None if fatal => self.session.fail(Failure::Client(error)),
+            // Connections break and come back.
+            Some(_) | None => {}
+        }
+    }
+
+    fn lost<M: Message>(&self, message: &M) {
+        let partition = partition(message.partition()).unwrap_or_default();
+        self.session.fail(Failure::Gone { partition, offset: message.offset() });
+    }
+
+    fn answer(&self, rebalance: Rebalance) {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                if let Err(error) = self.assign(&partitions) {
+                    // The group waits for an answer, also for that of a member that is about to leave it.
+                    drop(self.client.incremental_assign(&partitions));
+                    self.session.fail(Failure::Client(error));
+                }
+            }
+            Rebalance::Revoke(partitions) if self.client.assignment_lost() => {
+                self.session.fail(Failure::Lost);
+                self.give_up(&partitions);
+            }
+            Rebalance::Revoke(partitions) => {
+                let until = self.shared.clock.uptime() + HOLD_DEADLINE;
+                if let Some(partitions) = self.session.revoking(partitions, until) {
+                    self.give_up(&partitions);
+                }
+            }
+            Rebalance::Failed(error) => self.session.fail(Failure::Client(error)),
+        }
+    }
+
+    fn assign(&self, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        if partitions.count() == 0 {
+            return self.client.incremental_assign(partitions);
+        }
+        let topic = &self.shared.options.topic;
+        let mut start = TopicPartitionList::with_capacity(partitions.count());
+        let mut assigned = Vec::with_capacity(partitions.count());
+        for (partition, from) in self.places(partitions)? {
+            add(&mut start, topic, partition, Offset::Offset(from));
+            assigned.push((partition, from, self.records(partition)?));
+        }
+        self.client.incremental_assign(&start)?;
+        self.session.assigned(assigned);
+        Ok(())
+    }
+
+    /// The partition's own queue, which tells the member when it is no longer empty.
+    fn records(&self, partition: Partition) -> KafkaResult<Records> {
+        let number = crate::kafka::position::kafka_partition(partition);
+        let mut records = self
+            .client
+            .split_partition_queue(&self.shared.options.topic, number)
+            .ok_or(KafkaError::Subscription("the partition has no queue".into()))?;
+        let session = Arc::clone(&self.session);
+        records.set_nonempty_callback(move || session.news.notify_one());
+        Ok(records)
+    }
+
+    /// Where each partition goes on: at what is committed, or at the first record when the group is new.
+    fn places(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<(Partition, i64)>> {
+        let committed =
+            offsets(&self.client.committed_offsets(plain(partitions, Offset::Invalid)?, LOOK_UP_DEADLINE)?)?;
+        let firsts = offsets(&self.client.offsets_for_times(plain(partitions, Offset::Beginning)?, LOOK_UP_DEADLINE)?)?;
+        let mut places = Vec::with_capacity(firsts.len());
+        for (partition, first) in firsts {
+            let first = first.unwrap_or(0);
+            let committed = committed.get(&partition).copied().flatten();
+            if let Some(committed) = committed.filter(|committed| *committed < first) {
+                tracing::error!(
+                    partition = partition.0,
+                    committed,
+                    first,
+                    records = first - committed,
+                    "the log's retention removed records before the history had them: they are missing in it for ever"
+                );
+            }
+            places.push((partition, committed.unwrap_or(first).max(first)));
+        }
+        Ok(places)
+    }
+
+    fn give_up(&self, partitions: &TopicPartitionList) {
+        if let Err(error) = self.client.incremental_unassign(partitions) {
+            self.session.fail(Failure::Client(error));
+        }
+    }
+
+    /// Answers what is owed, for closing would wait for that, and closes. The member has let go of the client already.
+    fn leave(self) {
+        if let Some(owed) = self.session.owed() {
+            self.give_up(&owed);
+        }
+        drop(self.client);
+    }
+}
+
+/// The same partitions with this offset.
+fn plain(partitions: &TopicPartitionList, offset: Offset) -> KafkaResult<TopicPartitionList> {
+    let mut plain = partitions.clone();
+    plain.set_all_offsets(offset)?;
+    Ok(plain)
+}
+
+fn offsets(list: &TopicPartitionList) -> KafkaResult<BTreeMap<Partition, Option<i64>>> {
+    let mut offsets = BTreeMap::new();
+    for (partition, element) in numbered(list) {
+        element.error()?;
+        offsets.insert(
+            partition,
+            match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+            },
+        );
+    }
+    Ok(offsets)
+}
+
+/// A rebalance that the group waits to be answered.
+enum Rebalance {
+    Assign(TopicPartitionList),
+    Revoke(TopicPartitionList),
+    Failed(KafkaError),
+}
+
+/// What librdkafka calls while the thread polls.
+pub(super) struct GroupEvents {
+    events: ClientEvents,
+    session: Arc<Session>,
+    rebalances: Mutex<VecDeque<Rebalance>>,
+}
+
+impl GroupEvents {
+    fn next_rebalance(&self) -> Option<Rebalance> {
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl ConsumerContext for GroupEvents {
+    /// Takes the rebalance down. It is answered when its partitions are ready, which the group waits for; the client goes on polling meanwhile.
+    fn rebalance(&self, client: &BaseConsumer<Self>, code: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.session.is_closing() {
+            // The member is gone, and closing waits for the answer.
+            if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+                drop(client.incremental_assign(partitions));
+            } else {
+                drop(client.incremental_unassign(partitions));
+            }
+            return;
+        }
+        let rebalance = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(partitions.clone()),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => Rebalance::Revoke(partitions.clone()),
+            other => Rebalance::Failed(KafkaError::Rebalance(other.into())),
+        };
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(rebalance);
+    }
+}
+
+impl ClientContext for GroupEvents {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = ClientEvents::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.events.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.events.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.events.stats_raw(statistics);
+    }
+
+    fn generate_oauth_token(&self, configuration: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.events.generate_oauth_token(configuration)
+    }
+}
