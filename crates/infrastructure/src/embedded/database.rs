@@ -2,6 +2,7 @@
 
 use super::error::OpenError;
 use super::options::Options;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,6 +60,11 @@ pub(super) fn open_checkpointer(file: &Path) -> Result<Connection, rusqlite::Err
     })
 }
 
+/// Lets `connection` tidy up when it is closed.
+pub(super) fn allow_checkpoint_on_close(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
+}
+
 fn connect(
     file: &Path,
     flags: OpenFlags,
@@ -67,6 +73,11 @@ fn connect(
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // The last connection would copy the write-ahead log back and remove it when it is closed, also after a sync that failed: the pages that the
+    // kernel has dropped are then nowhere. Only the writer may, once it knows that all is well.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Pages whose cells overlap are damage, and not half a record; looked at once, when a page is read from the disk.
+    connection.pragma_update(None, "cell_size_check", true)?;
     configure(&connection)?;
     Ok(connection)
 }

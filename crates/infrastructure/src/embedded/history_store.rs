@@ -1,6 +1,7 @@
 //! [`HistoryStore`]: written by the one writer, read from the pool.
 
 use super::Store;
+use super::checksum::{self, Damaged};
 use super::error::WriteError;
 use super::log_state::position;
 use super::operations::Operation;
@@ -15,8 +16,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 use std::sync::Arc;
 
-const COLUMNS: &str =
-    "m.position, m.message_id, m.sender_id, m.text, m.created_at, m.origin_pod_id, m.broker_partition";
+/// What [`unchecked_message`] reads, and then the checksum and the segment.
+pub(super) const COLUMNS: &str = "m.position, m.message_id, m.sender_id, m.text, m.created_at, m.origin_pod_id, m.broker_partition, m.checksum, m.segment";
 
 pub(super) struct EmbeddedHistory(pub(super) Arc<Store>);
 
@@ -47,10 +48,13 @@ impl HistoryStore for EmbeddedHistory {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT segment, first_created_at FROM scope_segments WHERE scope = ?1 ORDER BY segment",
+                    "SELECT segment, first_created_at, checksum FROM scope_segments WHERE scope = ?1 ORDER BY segment",
                 )?
-                .query_map([scope], |row| {
-                    Ok(Segment { start: position(row, 0)?, first_created_at: Timestamp::from_millis(row.get(1)?) })
+                .query_map([&scope], |row| {
+                    let segment =
+                        Segment { start: position(row, 0)?, first_created_at: Timestamp::from_millis(row.get(1)?) };
+                    checksum::check("scope_segments", row.get(2)?, checksum::of_segment(&scope, &segment))?;
+                    Ok(segment)
                 })?
                 .collect()
         })
@@ -105,24 +109,35 @@ impl HistoryStore for EmbeddedHistory {
         .await
     }
 
+    /// An id whose message is another one, or none, is damage and not an answer.
     async fn find(&self, scope: &Scope, id: MessageId) -> Result<Vec<LoggedMessage>, HistoryError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM messages_by_id i JOIN chat_messages m \
+            "SELECT {COLUMNS} FROM messages_by_id i LEFT JOIN chat_messages m \
              ON m.scope = i.scope AND m.segment = i.segment AND m.position = i.position \
              WHERE i.message_id = ?1 AND i.scope = ?2 ORDER BY m.position",
         );
         let scope = scope.clone();
         self.read(move |connection| {
-            connection
+            let found = connection
                 .prepare_cached(&sql)?
                 .query_map(params![id.as_u128().to_be_bytes(), scope.to_string()], |row| message(row, &scope))?
-                .collect()
+                .collect::<Result<Vec<_>, _>>()?;
+            let other = found.iter().any(|message| message.sent.message_id != id);
+            if other { Err(Damaged { table: "messages_by_id" }.into()) } else { Ok(found) }
         })
         .await
     }
 }
 
 fn message(row: &Row<'_>, scope: &Scope) -> Result<LoggedMessage, rusqlite::Error> {
+    let message = unchecked_message(row, scope)?;
+    let computed = checksum::of_message(&scope.to_string(), position(row, 8)?, &message);
+    checksum::check("chat_messages", row.get(7)?, computed)?;
+    Ok(message)
+}
+
+/// As it is stored, whether that is what was written or not.
+pub(super) fn unchecked_message(row: &Row<'_>, scope: &Scope) -> Result<LoggedMessage, rusqlite::Error> {
     Ok(LoggedMessage {
         position: position(row, 0)?,
         partition: Partition(row.get(6)?),

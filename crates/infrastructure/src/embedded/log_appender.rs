@@ -1,6 +1,7 @@
 //! [`LogAppender`] over the writer.
 
 use super::Store;
+use super::checksum::ValueDigest;
 use super::queue::AppendJob;
 use crate::record;
 use chatify_application::ports::LogAppender;
@@ -14,7 +15,8 @@ impl LogAppender for EmbeddedAppender {
     fn append(&self, new: NewRecord) -> Result<Durable, AppendError> {
         let value = record::encode(&new.event).map_err(|_| AppendError::TooLarge)?;
         let (reply, durable) = Durable::pair();
-        let job = AppendJob { event: new.event, correlation: new.correlation, value, reply };
+        let digest = ValueDigest::of(&value);
+        let job = AppendJob { event: new.event, correlation: new.correlation, value, digest, reply };
         self.0.writer.append(job).map_err(super::error::WriteError::into_append)?;
         Ok(durable)
     }

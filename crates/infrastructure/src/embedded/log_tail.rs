@@ -1,22 +1,23 @@
 //! [`LogTail`]: from memory for readers that keep up, from the disk for those that do not.
 
 use super::Store;
+use super::checksum::{self, Damaged, ValueDigest};
 use super::log_state::{PARTITION, position};
 use super::read_pool::ReadError;
 use super::recent::Found;
 use crate::record;
 use async_trait::async_trait;
 use chatify_application::ports::LogTail;
-use chatify_application::ports::log::{LogError, LogRecord, PartitionState, TailReader};
+use chatify_application::ports::log::{LogError, LogRecord, PartitionState, TailReader, Undecodable};
 use chatify_domain::{Partition, Position, Scope, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Records that one call gives at most.
 const BATCH: usize = 1024;
 /// The same for the disk.
-const STORED_BATCH: i64 = 1024;
+const STORED_BATCH: usize = 1024;
 
 /// A partition that the embedded log does not have.
 #[derive(Debug, thiserror::Error)]
@@ -133,22 +134,46 @@ fn stored(connection: &Connection, from: Position, before: Position) -> Result<S
             .query_row([], |row| position(row, 0))?;
         return Ok(Stored::Truncated { first });
     }
+    let limit = i64::try_from(STORED_BATCH).unwrap_or(i64::MAX);
     let records = connection
         .prepare_cached(
-            "SELECT position, appended_at, value FROM log_records WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT ?3",
+            "SELECT position, appended_at, value, checksum FROM log_records WHERE position >= ?1 AND position < ?2 \
+             ORDER BY position LIMIT ?3",
         )?
-        .query_map(params![from.number(), before.number(), STORED_BATCH], |row| {
-            let value = row.get_ref(2)?.as_blob()?;
-            Ok(LogRecord {
-                partition: PARTITION,
-                position: position(row, 0)?,
-                appended_at: Timestamp::from_millis(row.get(1)?),
-                size: value.len(),
-                content: record::decode(value),
-            })
-        })?
-        .collect::<Result<_, _>>()?;
+        .query_map(params![from.number(), before.number(), limit], record)?
+        .collect::<Result<Vec<_>, _>>()?;
+    check_dense(from, before, &records)?;
     Ok(Stored::Records(records))
+}
+
+/// A record whose bytes are not those that were written is reported in its place, as one that cannot be read.
+fn record(row: &Row<'_>) -> Result<LogRecord, rusqlite::Error> {
+    let (position, appended_at) = (position(row, 0)?, Timestamp::from_millis(row.get(1)?));
+    let value = row.get_ref(2)?.as_blob()?;
+    let damaged = checksum::check("log_records", row.get(3)?, ValueDigest::of(value).at(position, appended_at));
+    if let Err(error) = &damaged {
+        tracing::error!(%position, error = error as &dyn std::error::Error, "a record of the log is damaged");
+    }
+    let content = damaged.map_err(|_| Undecodable::Malformed).and_then(|()| record::decode(value));
+    Ok(LogRecord { partition: PARTITION, position, appended_at, size: value.len(), content })
+}
+
+/// The writer leaves out no position of an epoch, and retention removes from the start alone: what is not there between `from` and `before` was lost by
+/// the disk.
+fn check_dense(from: Position, before: Position, records: &[LogRecord]) -> Result<(), Damaged> {
+    let mut expected = from;
+    for LogRecord { position, .. } in records {
+        check_next(expected, *position)?;
+        expected = position.next();
+    }
+    let whole = records.len() == STORED_BATCH || expected >= before;
+    if whole { Ok(()) } else { check_next(expected, before) }
+}
+
+/// After the end of an epoch comes the start of a later one.
+fn check_next(expected: Position, found: Position) -> Result<(), Damaged> {
+    let new_epoch = found.epoch_number() > expected.epoch_number() && found.offset().number() == 0;
+    if found == expected || new_epoch { Ok(()) } else { Err(Damaged { table: "log_records" }) }
 }
 
 /// The log's own times never step back, so the place is found by halving the range of positions, without an index.

@@ -1,5 +1,6 @@
 //! The schema: numbered, checksummed, forward only.
 
+use super::backfill;
 use super::database::classify;
 use super::error::OpenError;
 use chatify_domain::Timestamp;
@@ -9,16 +10,31 @@ use std::hash::Hasher;
 use std::path::Path;
 
 /// Every migration that there ever was, ascending. A released one is never changed: mend it by another.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "log_and_history",
-    sql: include_str!("../../../../migrations/sqlite/0001_log_and_history.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "log_and_history",
+        sql: include_str!("../../../../migrations/sqlite/0001_log_and_history.sql"),
+        fill: nothing,
+    },
+    Migration {
+        version: 2,
+        name: "checksums",
+        sql: include_str!("../../../../migrations/sqlite/0002_checksums.sql"),
+        fill: backfill::checksums,
+    },
+];
 
 struct Migration {
     version: u32,
     name: &'static str,
     sql: &'static str,
+    /// What the statements cannot say; runs after them, in their transaction.
+    fill: fn(&Connection) -> Result<(), rusqlite::Error>,
+}
+
+fn nothing(_: &Connection) -> Result<(), rusqlite::Error> {
+    Ok(())
 }
 
 impl Migration {
@@ -74,6 +90,7 @@ fn applied_checksum(connection: &Connection, version: u32) -> Result<Option<Stri
 fn run(connection: &mut Connection, migration: &Migration, now: Timestamp) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(migration.sql)?;
+    (migration.fill)(&transaction)?;
     transaction.execute(
         "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)",
         params![migration.version, migration.name, migration.checksum(), now.as_millis()],
@@ -91,8 +108,9 @@ mod tests {
         apply_all(migrations, connection, Path::new("test.db"), Timestamp::from_millis(1))
     }
 
-    const FIRST: Migration = Migration { version: 1, name: "first", sql: "CREATE TABLE a (x INTEGER)" };
-    const SECOND: Migration = Migration { version: 2, name: "second", sql: "ALTER TABLE a ADD COLUMN y INTEGER" };
+    const FIRST: Migration = Migration { version: 1, name: "first", sql: "CREATE TABLE a (x INTEGER)", fill: nothing };
+    const SECOND: Migration =
+        Migration { version: 2, name: "second", sql: "ALTER TABLE a ADD COLUMN y INTEGER", fill: nothing };
 
     #[test]
     fn each_is_applied_once_and_in_order() {
@@ -117,7 +135,7 @@ mod tests {
     #[test]
     fn a_migration_that_fails_leaves_nothing_behind() {
         let mut connection = Connection::open_in_memory().expect("a database");
-        let broken = Migration { version: 1, name: "broken", sql: "CREATE TABLE a (x INTEGER); CREATE nonsense" };
+        let broken = Migration { sql: "CREATE TABLE a (x INTEGER); CREATE nonsense", ..FIRST };
         assert!(migrated(&[broken], &mut connection).is_err());
         migrated(&[FIRST], &mut connection).expect("the number is still free");
     }

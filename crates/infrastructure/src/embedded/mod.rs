@@ -2,8 +2,10 @@
 //!
 //! Log and history are tables of one SQLite file. One thread writes it (`writer`), in batches that are as large as what arrived during the last
 //! sync; it then tells the readers through memory (`recent`). Readers that are further behind, and the history's queries, use connections of their own
-//! (`read_pool`) and never hold the writer up. The ports are in `log_appender`, `log_tail`, `log_group`, `history_store`, [`presence`] and [`rate_limiter`].
+//! (`read_pool`) and never hold the writer up. The ports are in `log_appender`, `log_tail`, `log_group`, `history_store`, [`presence`], [`rate_limiter`] and [`signal_bus`].
 
+mod backfill;
+mod checksum;
 mod database;
 mod error;
 mod history_store;
@@ -21,6 +23,7 @@ pub mod rate_limiter;
 mod read_pool;
 mod recent;
 mod retention;
+pub mod signal_bus;
 mod write_ahead;
 mod writer;
 
@@ -28,6 +31,7 @@ pub use error::OpenError;
 pub use options::Options;
 pub use presence::EmbeddedPresence;
 pub use rate_limiter::{EmbeddedRateLimiter, RateLimit};
+pub use signal_bus::EmbeddedSignalBus;
 
 use chatify_application::ports::{HistoryStore, LogAppender, LogGroup, LogTail};
 use chatify_building_blocks::clock::Clock;
@@ -55,6 +59,7 @@ struct Store {
     membership: Membership,
     deadline: Duration,
     group_pause: Duration,
+    kept_before_committed: Duration,
 }
 
 impl EmbeddedStore {
@@ -92,6 +97,7 @@ impl EmbeddedStore {
             membership: Membership::new(log.committed),
             deadline: options.deadline,
             group_pause: options.group_pause,
+            kept_before_committed: options.kept_before_committed,
         });
         retention::start(&store, clock, options.retention, options.retention_interval, supervisor);
         Ok(Self(store))

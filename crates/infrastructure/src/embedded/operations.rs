@@ -1,10 +1,12 @@
 //! What the writer does besides appending: each in the transaction of the records that happen to be in the same batch.
 
+use super::checksum;
 use super::log_state::{PARTITION, position};
 use chatify_application::ports::history::{HistoryRow, Segment};
 use chatify_application::ports::log::Undecodable;
 use chatify_domain::{Position, Scope, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::time::Duration;
 
 /// Records that one step of retention removes at most, so that appends never wait long behind it.
 const TRIM_STEP: i64 = 1000;
@@ -19,8 +21,19 @@ pub(super) enum Operation {
     Commit(Position),
     /// Keeps the record at this position for an operator.
     DeadLetter(Position, Undecodable),
-    /// Removes a step of old records: those before the position and appended before the moment.
-    Trim(Position, Timestamp),
+    /// Removes a step of old records.
+    Trim(Trim),
+}
+
+/// Which records may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trim {
+    /// Those before this position
+    pub(super) before: Position,
+    /// that were appended before this moment
+    pub(super) cutoff: Timestamp,
+    /// and so long before the first one that the group has not committed.
+    pub(super) kept_before_committed: Duration,
 }
 
 /// What the readers in memory have to learn once the transaction is committed.
@@ -47,15 +60,15 @@ impl Operation {
             Self::OpenSegment(scope, segment) => open_segment(connection, scope, segment),
             Self::Commit(next) => commit_group(connection, *next),
             Self::DeadLetter(at, class) => dead_letter(connection, *at, class),
-            Self::Trim(before, cutoff) => trim(connection, *before, *cutoff, effects),
+            Self::Trim(which) => trim(connection, *which, effects),
         }
     }
 }
 
 fn write_history(connection: &Connection, rows: &[HistoryRow]) -> Result<(), rusqlite::Error> {
     let mut insert_message = connection.prepare_cached(
-        "INSERT INTO chat_messages (scope, segment, position, message_id, sender_id, text, created_at, origin_pod_id, broker_partition) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+        "INSERT INTO chat_messages (scope, segment, position, message_id, sender_id, text, created_at, origin_pod_id, broker_partition, \
+         checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
     )?;
     // The earliest one is the message; a later one with the same name is a repeat that came too late to be recognised.
     let mut insert_id = connection.prepare_cached(
@@ -76,6 +89,7 @@ fn write_history(connection: &Connection, rows: &[HistoryRow]) -> Result<(), rus
             message.created_at.as_millis(),
             sent.origin_pod_id.as_str(),
             message.partition.0,
+            checksum::of_message(&scope, *segment, message),
         ])?;
         insert_id.execute(params![id, scope, sent.sender_id.as_str(), segment.number(), message.position.number()])?;
     }
@@ -83,11 +97,17 @@ fn write_history(connection: &Connection, rows: &[HistoryRow]) -> Result<(), rus
 }
 
 fn open_segment(connection: &Connection, scope: &Scope, segment: &Segment) -> Result<(), rusqlite::Error> {
+    let scope = scope.to_string();
     connection
         .prepare_cached(
-            "INSERT INTO scope_segments (scope, segment, first_created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO scope_segments (scope, segment, first_created_at, checksum) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
         )?
-        .execute(params![scope.to_string(), segment.start.number(), segment.first_created_at.as_millis()])?;
+        .execute(params![
+            scope,
+            segment.start.number(),
+            segment.first_created_at.as_millis(),
+            checksum::of_segment(&scope, segment),
+        ])?;
     Ok(())
 }
 
@@ -114,22 +134,26 @@ fn dead_letter(connection: &Connection, at: Position, class: &Undecodable) -> Re
 }
 
 /// Never removes what the group has not committed, nor the newest record: the next position is counted from it.
-fn trim(
-    connection: &Connection,
-    before: Position,
-    cutoff: Timestamp,
-    effects: &mut Effects,
-) -> Result<(), rusqlite::Error> {
+fn trim(connection: &Connection, which: Trim, effects: &mut Effects) -> Result<(), rusqlite::Error> {
+    let first_to_come = connection
+        .prepare_cached(
+            "SELECT appended_at FROM log_records WHERE position >= (SELECT committed FROM log_group WHERE broker_partition = ?1) \
+             ORDER BY position LIMIT 1",
+        )?
+        .query_row([PARTITION.0], |row| row.get(0).map(Timestamp::from_millis))
+        .optional()?;
+    let not_needed = first_to_come.map_or(which.cutoff, |first| first.minus(which.kept_before_committed));
     let newest_removed = connection
         .prepare_cached(
             "SELECT max(position) FROM (SELECT position, appended_at FROM log_records ORDER BY position LIMIT ?1) \
-             WHERE position < ?2 AND appended_at < ?3 \
+             WHERE position < ?2 AND appended_at < ?3 AND appended_at <= ?5 \
              AND position < (SELECT committed FROM log_group WHERE broker_partition = ?4) \
              AND position < (SELECT max(position) FROM log_records)",
         )?
-        .query_row(params![TRIM_STEP, before.number(), cutoff.as_millis(), PARTITION.0], |row| {
-            row.get::<_, Option<i64>>(0)?.map(|_| position(row, 0)).transpose()
-        })?;
+        .query_row(
+            params![TRIM_STEP, which.before.number(), which.cutoff.as_millis(), PARTITION.0, not_needed.as_millis()],
+            |row| row.get::<_, Option<i64>>(0)?.map(|_| position(row, 0)).transpose(),
+        )?;
     let Some(newest_removed) = newest_removed else {
         return Ok(());
     };

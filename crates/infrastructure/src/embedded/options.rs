@@ -1,6 +1,7 @@
 //! What the embedded adapters can be told.
 
 use chatify_domain::Epoch;
+use chatify_domain::limits::{DEDUPE_MARGIN, DEDUPE_WINDOW};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,10 @@ pub struct Options {
     pub log_epoch: Epoch,
     /// How long the log keeps records. History is not touched, and what it has not got yet stays longer.
     pub retention: Duration,
-    /// How often records that are older than that are looked for.
+    /// How much of the log before the first record that history has not got stays, by the log's own times, however old it is: with it the history
+    /// recognises repeats when it goes on after a long time. The deduplication window and its margin.
+    pub kept_before_committed: Duration,
+    /// How often records that may go are looked for.
     pub retention_interval: Duration,
     /// The most records that wait for the disk before sends are refused.
     pub queue_records: usize,
@@ -41,6 +45,7 @@ impl Options {
             data_dir: data_dir.into(),
             log_epoch: Epoch::FIRST,
             retention: Duration::from_secs(7 * 24 * 60 * 60),
+            kept_before_committed: DEDUPE_WINDOW + DEDUPE_MARGIN,
             retention_interval: Duration::from_secs(5 * 60),
             queue_records: 4096,
             queue_bytes: 16 * 1024 * 1024,

@@ -1,5 +1,6 @@
 //! What waits for the writer: bounded, and taken as a whole.
 
+use super::checksum::ValueDigest;
 use super::error::WriteError;
 use super::operations::Operation;
 use chatify_application::ports::log::DurableSender;
@@ -24,6 +25,7 @@ pub(super) struct AppendJob {
     pub(super) event: ChatEvent,
     pub(super) correlation: CorrelationId,
     pub(super) value: Vec<u8>,
+    pub(super) digest: ValueDigest,
     pub(super) reply: DurableSender,
 }
 

@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::error::WriteError;
-use super::operations::Operation;
+use super::operations::{Operation, Trim};
 use chatify_building_blocks::clock::Clock;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Position, Timestamp};
@@ -39,7 +39,8 @@ async fn expire(store: &Weak<Store>, cutoff: Timestamp) {
 pub(super) async fn trim(store: &Store, before: Position, cutoff: Timestamp) -> Result<(), WriteError> {
     loop {
         let first = store.recent.trimmed_to();
-        store.writer.operate(Operation::Trim(before, cutoff)).await?;
+        let which = Trim { before, cutoff, kept_before_committed: store.kept_before_committed };
+        store.writer.operate(Operation::Trim(which)).await?;
         if store.recent.trimmed_to() == first {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! The contract suites over the embedded adapters, and what is true of these alone.
 
+mod damage;
 mod faults;
 mod fixture;
 mod log;

@@ -7,6 +7,7 @@ use chatify_building_blocks::tasks::Supervisor;
 use rusqlite::Connection;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,6 +18,10 @@ const THREAD: &str = "log-checkpoint";
 const CHECKPOINT_FRAMES: u32 = 4096;
 /// When a reader keeps it from starting again, it is copied back after each so many pages more.
 const CHECKPOINT_STEP: u32 = 1024;
+/// The log's index grows by this much at a time.
+const INDEX_BYTES: u64 = 32 * 1024;
+/// So many bytes of the log, and a few more, are indexed by that: 4,062 pages of 4 KiB, each with its header.
+const LEAST_INDEXED_BYTES: u64 = 4062 * (4096 + 24);
 
 /// Makes the file as long as it is going to be, with real zeros: overwriting a block needs one write to the disk, a file that grows needs its metadata
 /// written too, which costs several times as much for each commit. SQLite takes bytes behind the last frame for leftovers of a longer log.
@@ -35,20 +40,27 @@ pub(super) fn reserve(connection: &Connection, options: &Options) -> Result<(), 
 }
 
 fn extend(options: &Options) -> std::io::Result<()> {
-    let path = database::file(options).with_extension("db-wal");
-    let mut log = OpenOptions::new().write(true).open(path)?;
-    let length = log.seek(SeekFrom::End(0))?;
-    let filled = fill(&mut log, options.reserved_bytes.saturating_sub(length));
-    if filled.is_err() {
-        // The last room of a disk is for messages.
-        log.set_len(length)?;
-    }
-    filled
+    let file = database::file(options);
+    let length = lengthen(&file.with_extension("db-wal"), options.reserved_bytes)?;
+    // A commit whose pages are in the log already must not fail because its index cannot grow: that could only be mended by a new start.
+    lengthen(&file.with_extension("db-shm"), (length / LEAST_INDEXED_BYTES + 2) * INDEX_BYTES).map(drop)
 }
 
-fn fill(log: &mut File, bytes: u64) -> std::io::Result<()> {
-    std::io::copy(&mut std::io::repeat(0).take(bytes), log)?;
-    log.sync_all()
+/// Makes the file this long at least, and gives its length.
+fn lengthen(path: &Path, bytes: u64) -> std::io::Result<u64> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = file.seek(SeekFrom::End(0))?;
+    let filled = fill(&mut file, bytes.saturating_sub(length));
+    if filled.is_err() {
+        // The last room of a disk is for messages.
+        file.set_len(length)?;
+    }
+    filled.map(|()| length.max(bytes))
+}
+
+fn fill(file: &mut File, bytes: u64) -> std::io::Result<()> {
+    std::io::copy(&mut std::io::repeat(0).take(bytes), file)?;
+    file.sync_all()
 }
 
 /// Copies the write-ahead log back on a thread of its own, which leaves only a short rest to the writer. The rest has to be the writer's: only when
@@ -60,6 +72,8 @@ pub(super) struct Checkpointer {
     copied_at: u32,
     running: bool,
     finished: Arc<AtomicBool>,
+    /// A sync failed: nothing may be copied again, because the kernel may have dropped what it could not write.
+    failed: Arc<AtomicBool>,
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,14 +90,14 @@ impl Checkpointer {
         };
         writer.wal_hook(Some(hook)).map_err(|source| database::classify(&file, source))?;
         let connection = database::open_checkpointer(&file).map_err(|source| database::classify(&file, source))?;
-        let finished = Arc::new(AtomicBool::new(false));
+        let (finished, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (wake, woken) = sync_channel(1);
-        let done = Arc::clone(&finished);
+        let copying = Copying { connection, finished: Arc::clone(&finished), failed: Arc::clone(&failed), supervisor };
         let thread = std::thread::Builder::new()
             .name(THREAD.into())
-            .spawn(move || run(&connection, &woken, &done, &supervisor))
+            .spawn(move || copying.run(&woken))
             .map_err(OpenError::Thread)?;
-        Ok(Self { frames, copied_at: 0, running: false, finished, wake: Some(wake), thread: Some(thread) })
+        Ok(Self { frames, copied_at: 0, running: false, finished, failed, wake: Some(wake), thread: Some(thread) })
     }
 
     /// Called by the writer between two commits.
@@ -91,6 +105,9 @@ impl Checkpointer {
     /// # Errors
     /// What makes it impossible to go on.
     pub(super) fn step(&mut self, writer: &Connection) -> Result<(), String> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err("the database could not be synced".into());
+        }
         let frames = self.frames.load(Ordering::Relaxed);
         if frames < self.copied_at {
             self.copied_at = 0;
@@ -110,10 +127,14 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Ends the thread and copies everything.
+    /// Ends the thread and copies everything, unless copying has failed before.
     pub(super) fn finish(&mut self, writer: &Connection) -> Result<(), String> {
         self.end();
-        checkpoint(writer)
+        if self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        checkpoint(writer)?;
+        database::allow_checkpoint_on_close(writer).map_err(|error| error.to_string())
     }
 
     fn end(&mut self) {
@@ -131,14 +152,25 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(connection: &Connection, woken: &Receiver<()>, finished: &AtomicBool, supervisor: &Supervisor) {
-    let _guard = PanicGuard(supervisor.clone());
-    while woken.recv().is_ok() {
-        if let Err(cause) = checkpoint(connection) {
-            supervisor.crashed(THREAD, cause);
-            return;
+/// What the thread is given.
+struct Copying {
+    connection: Connection,
+    finished: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
+    supervisor: Supervisor,
+}
+
+impl Copying {
+    fn run(self, woken: &Receiver<()>) {
+        let _guard = PanicGuard(self.supervisor.clone());
+        while woken.recv().is_ok() {
+            if let Err(cause) = checkpoint(&self.connection) {
+                self.failed.store(true, Ordering::Release);
+                self.supervisor.crashed(THREAD, cause);
+                return;
+            }
+            self.finished.store(true, Ordering::Release);
         }
-        finished.store(true, Ordering::Release);
     }
 }
 

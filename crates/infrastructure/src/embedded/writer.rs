@@ -170,7 +170,7 @@ impl Writing {
         let mut effects = Effects::default();
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO log_records (position, appended_at, scope, correlation_id, value) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO log_records (position, appended_at, scope, correlation_id, value, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
         let mut position = self.next;
         for job in batch {
@@ -181,8 +181,9 @@ impl Writing {
                     // Writing into a `String` cannot fail.
                     let _ = write!(self.key, "{}", append.event.scope());
                     let _ = write!(self.correlation, "{}", append.correlation);
-                    let time = appended_at.as_millis();
-                    insert.execute(params![position.number(), time, self.key, self.correlation, append.value])?;
+                    let (time, checksum) = (appended_at.as_millis(), append.digest.at(position, appended_at));
+                    let row = params![position.number(), time, self.key, self.correlation, append.value, checksum];
+                    insert.execute(row)?;
                     position = position.next();
                 }
                 Job::Operation(operation, _) => operation.apply(&self.connection, &mut effects)?,

@@ -67,7 +67,12 @@ impl Fixture {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options { reserved_bytes: 0, group_pause: Duration::ZERO, ..Options::new(self.path()) }
+        Options {
+            reserved_bytes: 0,
+            group_pause: Duration::ZERO,
+            kept_before_committed: Duration::ZERO,
+            ..Options::new(self.path())
+        }
     }
 
     /// Closes what is open and opens with these options.

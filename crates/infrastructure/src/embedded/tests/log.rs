@@ -1,12 +1,14 @@
 //! Epochs, retention, time, bounds, undecodable records, hand-over under load.
 
 use super::fixture::{Fixture, open_log};
+use crate::embedded::checksum::ValueDigest;
 use crate::embedded::{EmbeddedStore, OpenError, Options};
 use chatify_application::ports::contract::log::LogFixture;
 use chatify_application::ports::contract::{channel, correlation, event, within};
 use chatify_application::ports::log::{
     AppendError, Appended, GroupEvent, GroupMember, LogError, LogRecord, NewRecord, Undecodable,
 };
+use chatify_building_blocks::clock::Clock;
 use chatify_domain::{ChatEvent, Epoch, MessageSent, Partition, Position, Text, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +96,74 @@ async fn retention_keeps_what_is_young_newest_or_not_committed() {
 }
 
 #[tokio::test]
+async fn retention_keeps_the_window_before_what_the_history_has_not_got() {
+    let fixture = Fixture::new();
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let options = Options {
+        retention_interval: Duration::from_secs(3600),
+        kept_before_committed: minutes(6),
+        ..fixture.options()
+    };
+    let store = fixture.reopen(&options).expect("opens");
+    let old = append(&store, 0..10).await;
+    fixture.clock.step(300_000);
+    let within_the_window = append(&store, 10..13).await;
+    fixture.clock.step(120_000);
+    // The history stops here, for weeks.
+    let mut member = store.group().join().await.expect("a member");
+    assert!(matches!(within("it", member.next()).await, Ok(GroupEvent::Assigned { .. })));
+    let next = append(&store, 13..15).await;
+    member.commit(PARTITION, next[0].position).await.expect("owned");
+    fixture.clock.step(21 * 24 * 3_600_000);
+    let newest = append(&store, 15..16).await;
+    let trim = async || {
+        crate::embedded::retention::trim(&store.0, Position::MAX, fixture.clock.now()).await.expect("a healthy disk");
+        store.tail().partitions().await.expect("readable")[0].first
+    };
+    assert!(old[9].appended_at < next[0].appended_at.minus(minutes(6)), "older than the window");
+    assert_eq!(trim().await, within_the_window[0].position);
+    // It has caught up: nothing before the newest record is of use to anybody.
+    member.commit(PARTITION, newest[0].position.next()).await.expect("owned");
+    assert_eq!(trim().await, newest[0].position);
+}
+
+#[tokio::test]
+async fn a_group_with_a_pause_gets_lots_and_every_record_once() {
+    let fixture = Fixture::new();
+    let options = Options { group_pause: Duration::from_millis(200), ..fixture.options() };
+    let store = fixture.reopen(&options).expect("opens");
+    let mut member = store.group().join().await.expect("a member");
+    assert!(matches!(within("it", member.next()).await, Ok(GroupEvent::Assigned { .. })));
+    let mut next_lot = async || match within("a lot", member.next()).await {
+        Ok(GroupEvent::Records { records, .. }) => records,
+        other => panic!("{other:?}"),
+    };
+    let first = append(&store, 0..1).await;
+    let mut given: Vec<Position> = next_lot().await.iter().map(|record| record.position).collect();
+    assert_eq!(given, [first[0].position], "the first one has no pause before it");
+    let mut appended = vec![first[0].position];
+    let mut lots = 0;
+    // Each is durable before the next one is sent: without the pause, each would be a lot of its own.
+    for numbers in [1..20, 20..40] {
+        for number in numbers {
+            appended.push(append(&store, number..number + 1).await[0].position);
+            let mut tail = store.tail().open(&[(PARTITION, appended[appended.len() - 1])]).await.expect("there");
+            assert_eq!(
+                within("it", tail.next()).await.expect("readable").len(),
+                1,
+                "whoever is connected gets it at once"
+            );
+        }
+        while given.len() < appended.len() {
+            given.extend(next_lot().await.iter().map(|record| record.position));
+            lots += 1;
+        }
+    }
+    assert_eq!(given, appended);
+    assert!(lots < 10, "39 records came in {lots} lots");
+}
+
+#[tokio::test]
 async fn the_logs_time_never_steps_back() {
     let fixture = Fixture::new();
     let store = fixture.reopen(&fixture.options()).expect("opens");
@@ -147,11 +217,13 @@ async fn unreadable_records_are_reported_and_kept_for_an_operator() {
     drop(LogFixture::open(&fixture).await);
     fixture.close();
     let start = Position::new(Epoch::FIRST, chatify_domain::Offset::default());
+    let (at, checksum) = (start.number(), ValueDigest::of(&[0, 0xff]).at(start, Timestamp::from_millis(1)));
     fixture
         .raw()
         .execute(
-            "INSERT INTO log_records (position, appended_at, scope, correlation_id, value) VALUES (?1, 1, 'Channel:x', 'c', x'00ff')",
-            [start.number()],
+            "INSERT INTO log_records (position, appended_at, scope, correlation_id, value, checksum) \
+             VALUES (?1, 1, 'Channel:x', 'c', x'00ff', ?2)",
+            [at, checksum],
         )
         .expect("a row");
     let store = fixture.reopen(&fixture.options()).expect("opens");
