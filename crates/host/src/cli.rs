@@ -1,8 +1,10 @@
 //! The command line. `serve` is the default; everything else is short-lived.
 
 use crate::auth::key::{Key, KeyError};
-use crate::config::{Config, ConfigError};
-use crate::{auth, error};
+use crate::bootstrap::ClusterOptions;
+use crate::config::{Config, ConfigError, Profile};
+use crate::operations::dead_letters::DeadLettersCommand;
+use crate::{auth, error, operations};
 use anyhow::Context as _;
 use chatify_building_blocks::clock::SystemClock;
 use chatify_building_blocks::random::SystemRandom;
@@ -55,6 +57,29 @@ pub enum Command {
     PrintConfig,
     /// Ask a running server whether it is ready
     Healthcheck(HealthcheckArguments),
+    /// Bring the history's schema up to date and print what was applied
+    Migrate(MigrateArguments),
+    /// Records of the log that could not be understood (profile `cluster`)
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Print how far the history is behind the log, partition by partition (profile `cluster`)
+    Lag(LagArguments),
+}
+
+/// See [`Command::Migrate`].
+#[derive(Clone, Debug, Args)]
+pub struct MigrateArguments {
+    /// Change nothing; fail when something has not been applied
+    #[arg(long)]
+    check: bool,
+}
+
+/// See [`Command::Lag`].
+#[derive(Clone, Debug, Args)]
+pub struct LagArguments {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// See [`Command::Serve`].
@@ -102,13 +127,16 @@ pub fn run(arguments: Arguments, serve: impl FnOnce(Config, ServeArguments) -> a
             config.to_toml().context("the configuration cannot be printed").and_then(|text| print(&text))
         }
         Command::Healthcheck(asked) => healthcheck(&config, &asked),
+        Command::Migrate(asked) => operations::migrate::migrate(&config, asked.check),
+        Command::DeadLetters(asked) => operations::dead_letters::run_command(&config, &asked),
+        Command::Lag(asked) => operations::lag::lag(&config, asked.json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&format!("{failure:#}"));
-            // A configured key that cannot be used is found when it is loaded.
-            let configured = failure.downcast_ref::<KeyError>().is_some();
+            // A configured key that cannot be used is found when it is loaded, and what a service does not take when it is asked.
+            let configured = failure.is::<KeyError>() || failure.is::<ConfigError>();
             ExitCode::from(if configured { EXIT_CONFIGURATION } else { EXIT_FAILURE })
         }
     }
@@ -119,11 +147,15 @@ fn refuse_configuration(wrong: &ConfigError) -> ExitCode {
     ExitCode::from(EXIT_CONFIGURATION)
 }
 
-/// Also tries a configured key; the data directory's own is made when it is needed.
+/// Also tries a configured key (the data directory's own is made when it is needed) and what the services' clients are told; asks no service.
 fn check(config: &Config) -> anyhow::Result<()> {
     if config.auth.key.is_some() || config.auth.key_file.is_some() {
         let key = Key::load(config, &SystemRandom)?;
         auth::Authenticator::new(config, &key, Arc::new(SystemClock::new()))?;
+    }
+    match config.profile {
+        Profile::Embedded => {}
+        Profile::Cluster => drop(ClusterOptions::of(config)?),
     }
     print("the configuration is valid\n")
 }
@@ -210,8 +242,25 @@ mod tests {
             &["chatify", "token", "--user", " "],
             &["chatify", "token", "--user", "a", "--ttl", "5"],
             &["chatify", "fly"],
+            &["chatify", "dead-letters"],
+            &["chatify", "dead-letters", "show", "17"],
+            &["chatify", "dead-letters", "replay"],
+            &["chatify", "lag", "--partition", "1"],
         ] {
             assert_eq!(parse(wrong).expect_err("refused").exit_code(), 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn operators_name_records_by_their_origin() {
+        for words in [
+            &["chatify", "dead-letters", "list", "--json"][..],
+            &["chatify", "dead-letters", "show", "chat-events/0/17"],
+            &["chatify", "dead-letters", "replay", "chat-events/0/17", "chat-events/1/2"],
+            &["chatify", "migrate", "--check"],
+            &["chatify", "lag", "--json"],
+        ] {
+            Arguments::try_parse_from(words).expect("a command");
         }
     }
 

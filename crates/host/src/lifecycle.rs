@@ -42,7 +42,8 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next one and gives its name.
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -52,12 +53,12 @@ impl Signals {
 
 /// What a drain ends, in this order.
 pub struct Drain {
-    /// Turns readiness off.
+    /// Turns readiness off, and refuses new connections of the hub and of event streams.
     pub draining: Draining,
-    /// Stops accepting connections.
-    pub listener: CancellationToken,
     /// Says goodbye to connections.
     pub hub: Arc<Hub>,
+    /// Stops accepting requests.
+    pub listener: CancellationToken,
     /// Settles sends, and withdraws presence.
     pub application: Application,
     /// Owner of every task.
@@ -95,9 +96,11 @@ impl Drain {
 
     async fn drain(&self) -> Result<(), TaskCrash> {
         self.draining.begin();
+        let crashed = self.supervisor.token().is_cancelled();
+        // Probes and short requests are answered while connections are sent away, so that whoever routes here learns of it; nobody new is let in.
+        self.say_goodbye(if crashed { Duration::ZERO } else { self.window }).await;
         self.listener.cancel();
-        if !self.supervisor.token().is_cancelled() {
-            self.say_goodbye().await;
+        if !crashed {
             drop(tokio::time::timeout(self.grace, self.application.drained()).await);
         }
         self.supervisor.cancel();
@@ -110,12 +113,12 @@ impl Drain {
     }
 
     /// Closes connections evenly over the window, so that those who come back do not all come at once; then waits for the last to be gone.
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&self, window: Duration) {
         let peers = self.hub.peers();
         let started = self.clock.uptime();
         let total = u32::try_from(peers.len()).unwrap_or(u32::MAX).max(1);
         // A handful that comes back is no storm: they need no long wait.
-        let spread = self.window.min(LEAST_APART * total);
+        let spread = window.min(LEAST_APART * total);
         for (number, peer) in (0u32..).zip(peers) {
             let due = spread.mul_f64(f64::from(number) / f64::from(total));
             let early = due.saturating_sub(self.clock.uptime().saturating_sub(started));
@@ -126,7 +129,7 @@ impl Drain {
         }
         let gone = async {
             while self.hub.open() > 0 {
-                // A connection that came in while the listener stopped is told as well.
+                // A connection whose handshake was under way is told as well.
                 self.hub.peers().iter().for_each(|peer| peer.close(CloseReason::Draining));
                 tokio::time::sleep(LOOK).await;
             }

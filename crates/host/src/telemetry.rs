@@ -25,7 +25,10 @@ pub enum TelemetryError {
 
 /// Below INFO these write what went over the wire, tokens and texts included, so they are capped whatever the filter says. (Those that write through the
 /// crate `log`, tungstenite among them, are not listened to at all: see the features of `tracing-subscriber`.)
-const LIBRARIES: [&str; 6] = ["axum", "h2", "hyper", "hyper_util", "mio", "tower"];
+const LIBRARIES: [&str; 10] =
+    ["axum", "h2", "hyper", "hyper_util", "mio", "rdkafka", "redis", "rustls", "tokio_util", "tower"];
+/// It reports each failed try several times; its adapter says what matters, once.
+const SILENT: &str = "scylla";
 
 /// Starts writing log lines to the standard error stream. Once for a process.
 ///
@@ -35,8 +38,9 @@ pub fn start(telemetry: &Telemetry) -> Result<(), TelemetryError> {
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = filter.unwrap_or_else(|| telemetry.log_filter.clone());
     let mut parsed = EnvFilter::builder().parse(&filter).map_err(|source| TelemetryError::Filter { filter, source })?;
-    for library in LIBRARIES {
-        let directive = format!("{library}=info").parse().expect("a crate's name and a level are a directive");
+    let caps = LIBRARIES.map(|library| (library, "info")).into_iter().chain([(SILENT, "off")]);
+    for (library, level) in caps {
+        let directive = format!("{library}={level}").parse().expect("a crate's name and a level are a directive");
         parsed = parsed.add_directive(directive);
     }
     let subscriber = tracing_subscriber::fmt()

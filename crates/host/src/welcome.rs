@@ -26,7 +26,7 @@ pub fn print(config: &Config, address: SocketAddr, key: &Key, clock: &dyn Clock)
     let (alice, bob) = (token("alice")?, token("bob")?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nChatify is running on {base}; its data is in {}.\n", config.server.data_dir.display())?;
-    if config.server.playground {
+    if config.playground() {
         writeln!(out, "Chat as two people, cut a connection, watch it resume:\n  {base}/#alice={alice}&bob={bob}\n")?;
     }
     writeln!(out, "Follow a channel from another terminal:")?;

@@ -25,13 +25,22 @@ pub struct Key {
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The key's file cannot be read or made.
+    /// The data directory's own key cannot be read or made.
     #[error("the key file `{path}` cannot be {action}")]
     File {
         /// Which.
         path: PathBuf,
         /// Read or made.
         action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The configured file cannot be read.
+    #[error("`auth.key_file` names `{path}`, which cannot be read")]
+    Configured {
+        /// Which.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -62,7 +71,10 @@ impl Key {
         let auth = &config.auth;
         let bytes = match (&auth.key, &auth.key_file) {
             (Some(key), _) => key.expose().as_bytes().to_vec(),
-            (None, Some(path)) => trimmed(read(path)?),
+            (None, Some(path)) => {
+                let bytes = fs::read(path).map_err(|source| KeyError::Configured { path: path.clone(), source })?;
+                trimmed(bytes)
+            }
             (None, None) => load_or_make(&config.server.data_dir, random)?,
         };
         if auth.algorithm == TokenAlgorithm::HS256 && bytes.len() < SHARED_SECRET_MIN_BYTES {
@@ -88,7 +100,8 @@ fn load_or_make(data_dir: &Path, random: &dyn Random) -> Result<Vec<u8>, KeyErro
                 action: "made",
                 source,
             })?;
-            Ok(trimmed(read(&path)?))
+            let made = fs::read(&path).map_err(|source| KeyError::File { path, action: "read", source })?;
+            Ok(trimmed(made))
         }
         Err(source) => Err(KeyError::File { path, action: "read", source }),
     }
@@ -107,10 +120,6 @@ fn make(data_dir: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => fs::File::open(data_dir)?.sync_all(),
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
-    fs::read(path).map_err(|source| KeyError::File { path: path.into(), action: "read", source })
 }
 
 /// Editors and `echo` end a file with a new line, which is no part of the key.
@@ -167,6 +176,7 @@ mod tests {
         assert!(matches!(Key::load(&config, &SeededRandom::new(1)), Err(KeyError::TooShort { actual: 5 })));
         config.auth.key = None;
         config.auth.key_file = Some(directory.path().join("none"));
-        assert!(matches!(Key::load(&config, &SeededRandom::new(1)), Err(KeyError::File { action: "read", .. })));
+        let missing = Key::load(&config, &SeededRandom::new(1)).expect_err("no such file").to_string();
+        assert!(missing.contains("`auth.key_file`") && missing.contains("none"), "{missing}");
     }
 }

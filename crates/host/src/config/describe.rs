@@ -40,16 +40,17 @@ impl Section {
     }
 }
 
-/// Defines a section's struct and its [`Section`] from one list of documented fields with defaults.
+/// Defines a section's struct and its [`Section`] from one list of documented fields with defaults. Sections within it come after `with`.
 macro_rules! section {
     ($(#[doc = $about:literal])+ $name:ident [$section:literal] {
         $( $(#[doc = $doc:literal])+ $(#[serde($($serde:tt)*)])? $field:ident : $kind:ty = $default:literal, )+
-    }) => {
+    } $(with { $( $(#[doc = $inner_doc:literal])+ $inner:ident : $inner_kind:ty, )+ })?) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             $( $(#[doc = $doc])+ $(#[serde($($serde)*)])? pub $field: $kind, )+
+            $( $( $(#[doc = $inner_doc])+ pub $inner: $inner_kind, )+ )?
         }
 
         impl $name {
@@ -139,13 +140,16 @@ const EXAMPLE_HEAD: &str = "\
 const MARKDOWN_HEAD: &str = "\
 # Configuration
 
-Chatify needs no configuration to start. What you set comes, from weakest to strongest, from the defaults below, from a TOML file
+Chatify needs no configuration to start as one process (the profile `embedded`). The profile `cluster` must be told where its services
+are and which key its pods share: `message_broker.bootstrap_servers`, `scylla.contact_points`, `caching.connection_string`, `auth.key`.
+What you set comes, from weakest to strongest, from the defaults below, from a TOML file
 (`--config FILE`, or `CHATIFY_CONFIG`, or `chatify.toml` in the working directory when it is there) and from environment variables.
 
-* A variable is `CHATIFY__` + section + `__` + key in capitals; a list is one text with commas.
+* A variable is `CHATIFY__` + section + `__` + key in capitals; a list is one text with commas, a table `name=value` with commas.
 * Durations (`ms`, `s`, `m`, `h`, `d`) and sizes (`B`, `KiB`, `MiB`, `GiB`) carry their unit.
 * Unknown keys and variables, and values out of range, are errors: the process does not start (exit code 78) and names the field.
-* A secret can also be given as a file: `auth.key_file`, `CHATIFY__AUTH__KEY_FILE`. Secrets never print.
+* A secret can also be given as a file, read at the start without the white space at its ends: `auth.key_file`,
+  `CHATIFY__SCYLLA__PASSWORD_FILE`, `CHATIFY__CACHING__CONNECTION_STRING_FILE`. Secrets never print.
 * `chatify check-config` checks, `chatify print-config` prints what is in force.
 
 This page and `chatify.example.toml` are written from the documentation of the code; a test fails when they differ.

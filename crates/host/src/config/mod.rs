@@ -3,17 +3,24 @@
 //! Read [`sections`] for what can be set. [`Config::load`] is the only way in: what it returns is valid.
 
 pub mod describe;
+mod properties;
+pub mod secrets;
 pub mod sections;
 pub mod units;
 mod validate;
 pub mod values;
 
 use chatify_domain::PodId;
-use sections::{Auth, ChatHistoryWriter, General, Limits, MessageBroker, Server, Telemetry};
+pub use properties::PropertyTable;
+use sections::{
+    Auth, BrokerSecurity, Caching, ChatHistoryWriter, General, Limits, MessageBroker, Scylla, Server, Telemetry,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-pub use values::{LogFormat, Profile, Secret, TextList, TokenAlgorithm};
+pub use values::{
+    BrokerProtocol, Compression, Consistency, LogFormat, Profile, SaslMechanism, Secret, TextList, TokenAlgorithm,
+};
 
 /// The file that is read when no other is named.
 pub const DEFAULT_FILE: &str = "chatify.toml";
@@ -21,12 +28,15 @@ pub const DEFAULT_FILE: &str = "chatify.toml";
 const PREFIX: &str = "CHATIFY__";
 
 /// Every section, in the order of the documentation.
-pub const SECTIONS: [describe::Section; 7] = [
+pub const SECTIONS: [describe::Section; 10] = [
     General::SECTION,
     Server::SECTION,
     Auth::SECTION,
     Limits::SECTION,
     MessageBroker::SECTION,
+    BrokerSecurity::SECTION,
+    Caching::SECTION,
+    Scylla::SECTION,
     ChatHistoryWriter::SECTION,
     Telemetry::SECTION,
 ];
@@ -45,6 +55,10 @@ pub struct Config {
     pub limits: Limits,
     /// `[message_broker]`
     pub message_broker: MessageBroker,
+    /// `[caching]`
+    pub caching: Caching,
+    /// `[scylla]`
+    pub scylla: Scylla,
     /// `[chat_history_writer]`
     pub chat_history_writer: ChatHistoryWriter,
     /// `[telemetry]`
@@ -83,6 +97,20 @@ pub enum ConfigError {
     /// A value of the wrong type or form.
     #[error("the configuration is not valid")]
     Value(#[source] Box<config::ConfigError>),
+    /// A file that another setting names cannot be read.
+    #[error("configuration key `{field}` names `{path}`, which cannot be read")]
+    NamedFile {
+        /// The field, for example `scylla.password_file`.
+        field: String,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A service, or its client, does not take what is configured.
+    #[error("the configuration cannot be used")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value out of its range, or two that contradict each other.
     #[error("configuration key `{field}` {message}")]
     Invalid {
@@ -91,6 +119,13 @@ pub enum ConfigError {
         /// What is wrong with it.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// [`ConfigError::Refused`].
+    pub(crate) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Refused(Box::new(error))
+    }
 }
 
 impl Config {
@@ -141,6 +176,15 @@ impl Config {
         named.unwrap_or_else(|| PodId::parse("chatify").expect("a valid id"))
     }
 
+    /// Whether the playground is served: where nothing is said, for people who try things on their own machine.
+    #[must_use]
+    pub fn playground(&self) -> bool {
+        self.server.playground.unwrap_or(match self.profile {
+            Profile::Embedded => true,
+            Profile::Cluster => false,
+        })
+    }
+
     /// The configuration in force as TOML, with secrets masked.
     ///
     /// # Errors
@@ -164,15 +208,18 @@ fn read_file(file: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigErr
 fn check_keys(path: &Path, text: &str) -> Result<(), ConfigError> {
     let table: toml::Table =
         toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
-    for (key, value) in &table {
+    check_table("", &table)
+}
+
+/// A table is a section, or the value of a setting.
+fn check_table(section: &str, table: &toml::Table) -> Result<(), ConfigError> {
+    table.iter().try_for_each(|(key, value)| {
+        let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
         match value {
-            toml::Value::Table(section) if SECTIONS.iter().any(|known| known.key == key) => {
-                section.keys().try_for_each(|field| check_key(&format!("{key}.{field}")))?;
-            }
-            _ => check_key(key)?,
+            toml::Value::Table(inner) if SECTIONS.iter().any(|known| known.key == path) => check_table(&path, inner),
+            _ => check_key(&path),
         }
-    }
-    Ok(())
+    })
 }
 
 fn check_key(path: &str) -> Result<(), ConfigError> {

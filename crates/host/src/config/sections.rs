@@ -1,8 +1,11 @@
 //! The sections. To add a setting, add a documented field with its default, and its range to `validate`.
 
 use super::describe::section;
+use super::properties::PropertyTable;
 use super::units;
-use super::values::{LogFormat, Profile, Secret, TextList, TokenAlgorithm};
+use super::values::{
+    BrokerProtocol, Compression, Consistency, LogFormat, Profile, SaslMechanism, Secret, TextList, TokenAlgorithm,
+};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use std::time::Duration;
 section! {
     /// What kind of server this is.
     General [""] {
-        /// Which adapters are used. This release has `embedded`: one process, everything in one data directory.
+        /// Which adapters are used. `embedded`: one process, everything in one data directory. `cluster`: any number of pods over Kafka, a CQL store and Redis.
         profile: Profile = "\"embedded\"",
     }
 }
@@ -20,9 +23,9 @@ section! {
     Server ["server"] {
         /// Address and port to listen on. Use `0.0.0.0:8080` to be reached from other machines.
         listen: SocketAddr = "\"127.0.0.1:8080\"",
-        /// Directory for everything that is kept. Made when it is missing; only one process may use it at a time.
+        /// Directory for everything that is kept. Made when it is missing; only one process may use it at a time. In the cluster it holds nothing that lasts.
         data_dir: PathBuf = "\"./data\"",
-        /// Name of this process in messages and presence, 1 to 256 characters. Unset: the host's name.
+        /// Name of this process in messages and presence, 1 to 256 characters; no two pods of a cluster may share one. Unset: the host's name.
         pod_id: Option<String> = "",
         /// Origins (`https://chat.example.org`) whose web pages may call this server, besides its own.
         origins: TextList = "[]",
@@ -30,8 +33,8 @@ section! {
         #[serde(with = "units::duration")] drain_window: Duration = "\"10s\"",
         /// Time after the drain window for work in flight; what is not done then is cut off.
         #[serde(with = "units::duration")] drain_grace: Duration = "\"10s\"",
-        /// Whether `/` serves the playground, a page that shows what the server can do.
-        playground: bool = "true",
+        /// Whether `/` serves the playground, a page that shows what the server can do. Unset: in the profile `embedded` only.
+        playground: Option<bool> = "",
         /// Longest time from a request's header to its answer.
         #[serde(with = "units::duration")] request_timeout: Duration = "\"30s\"",
         /// Longest time that a connection may take to send a request's header.
@@ -52,7 +55,7 @@ section! {
         audience: String = "\"chatify\"",
         /// The one algorithm that is accepted: `HS256`, `RS256`, `ES256` or `EdDSA`.
         algorithm: TokenAlgorithm = "\"HS256\"",
-        /// Shared secret (HS256, at least 32 bytes) or public key in PEM. Unset with HS256: a key that is made in the data directory (`auth.key`).
+        /// Shared secret (HS256, at least 32 bytes) or public key in PEM. Unset with HS256: a key that is made in the data directory (`auth.key`); in the cluster, where all pods share one, it is required.
         key: Option<Secret> = "",
         /// File that holds `key`.
         key_file: Option<PathBuf> = "",
@@ -96,14 +99,111 @@ section! {
 }
 
 section! {
-    /// The log.
+    /// The log. What has no effect in the profile `embedded` says so.
     MessageBroker ["message_broker"] {
-        /// Generation of the log, 1 to 8191. Raise it by one when the log was lost or made anew.
+        /// Generation of the log, 1 to 8191. Raise it by one when the log was lost or made anew, or gets another number of partitions.
         log_epoch: u16 = "1",
-        /// How long the log keeps messages; the history keeps them for good. What the history has not got yet is never removed.
+        /// How long the log keeps messages; the history keeps them for good. What the history has not got yet is never removed (`embedded`). In the cluster the topic is made with it, and keeps its own when it is there already.
         #[serde(with = "units::duration")] retention: Duration = "\"7d\"",
-        /// How long a repeated message id is recognised without a look at the history.
+        /// How long a repeated message id is recognised without a look at the history. The same on every pod.
         #[serde(with = "units::duration")] dedupe_window: Duration = "\"5m\"",
+        /// Kafka's brokers to ask first, `host:port`. Required in the cluster; this and what follows has no effect in `embedded`.
+        bootstrap_servers: TextList = "[]",
+        /// The topic that is the log. Made when it is missing.
+        topic_name: String = "\"chat-events\"",
+        /// The topic for records that cannot be understood. Unset: the log's, followed by `-dlt`.
+        dead_letter_topic_name: Option<String> = "",
+        /// Partitions of the log. A topic that is there must have as many; see `log_epoch`.
+        partitions: u32 = "3",
+        /// Copies of each partition when a topic is made. Unset: the brokers' default.
+        replication_factor: Option<u16> = "",
+        /// The name under which a pod reads the whole log is this, `-` and the pod's.
+        broadcast_consumer_group_prefix: String = "\"chatify-broadcast\"",
+        /// How long the producer waits for more messages before it sends a batch.
+        #[serde(with = "units::duration")] linger: Duration = "\"1ms\"",
+        /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+        compression: Compression = "\"lz4\"",
+        /// Any property of librdkafka for all its clients, for example `{ "socket.keepalive.enable" = true }`; as a variable `name=value,name=value`. What other settings decide cannot be set here.
+        properties: PropertyTable = "{}",
+    } with {
+        /// How brokers are spoken to.
+        security: BrokerSecurity,
+    }
+}
+
+section! {
+    /// How Kafka's brokers are spoken to. TLS, SCRAM and OAUTHBEARER need a binary that was built with the feature `kafka-tls`.
+    BrokerSecurity ["message_broker.security"] {
+        /// `plaintext`, `tls`, `sasl_plaintext` or `sasl_tls`.
+        protocol: BrokerProtocol = "\"plaintext\"",
+        /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`; required with `sasl_…`.
+        sasl_mechanism: Option<SaslMechanism> = "",
+        /// Who the pods are to the brokers.
+        username: Option<String> = "",
+        /// Their password.
+        password: Option<Secret> = "",
+        /// File that holds `password`.
+        password_file: Option<PathBuf> = "",
+        /// File with the token for `OAUTHBEARER`; it is read again before the token expires.
+        token_file: Option<PathBuf> = "",
+        /// File with the authorities that the brokers' certificates are checked against, in PEM. Unset: the system's.
+        ca_file: Option<PathBuf> = "",
+        /// File with the pods' certificate, in PEM, for brokers that ask for one.
+        certificate_file: Option<PathBuf> = "",
+        /// File with the certificate's private key, in PEM.
+        key_file: Option<PathBuf> = "",
+        /// The password of that key.
+        key_password: Option<Secret> = "",
+        /// File that holds `key_password`.
+        key_password_file: Option<PathBuf> = "",
+    }
+}
+
+section! {
+    /// Redis: presence, and limits that hold over all pods. No effect in the profile `embedded`.
+    Caching ["caching"] {
+        /// `redis://[user:password@]host[:port]`, `rediss://…` with TLS, `redis+cluster://host:port,host:port` or `rediss+cluster://…`. Required in the cluster; a secret.
+        connection_string: Option<Secret> = "",
+        /// File that holds `connection_string`.
+        connection_string_file: Option<PathBuf> = "",
+        /// File with the authorities that Redis's certificate is checked against, in PEM. Unset: the system's.
+        ca_file: Option<PathBuf> = "",
+        /// Longest wait for an answer; after it the pod goes on without.
+        #[serde(with = "units::duration")] deadline: Duration = "\"50ms\"",
+        /// In front of every key, for a Redis that serves others too.
+        key_prefix: String = "\"\"",
+    }
+}
+
+section! {
+    /// ScyllaDB or another CQL store: the history. No effect in the profile `embedded`.
+    Scylla ["scylla"] {
+        /// Nodes to ask first, `host` or `host:port`. Required in the cluster.
+        contact_points: TextList = "[]",
+        /// The keyspace. Made when it is missing.
+        keyspace: String = "\"chatify\"",
+        /// Copies of each row when the keyspace is made.
+        replication_factor: u16 = "3",
+        /// The datacenter of this pod, whose nodes are asked and whose copies count. Unset: any; needed when there are several.
+        local_datacenter: Option<String> = "",
+        /// Who the pods are to the store.
+        username: Option<String> = "",
+        /// Their password.
+        password: Option<Secret> = "",
+        /// File that holds `password`.
+        password_file: Option<PathBuf> = "",
+        /// Whether the store is spoken to through TLS.
+        tls: bool = "false",
+        /// File with the authorities that the nodes' certificates are checked against, in PEM. Unset: the system's.
+        ca_file: Option<PathBuf> = "",
+        /// Longest wait for one request, or one page.
+        #[serde(with = "units::duration")] request_timeout: Duration = "\"3s\"",
+        /// Copies that must answer a read: `local_one` (may miss the newest rows), `local_quorum` or `quorum`.
+        read_consistency: Consistency = "\"local_quorum\"",
+        /// Copies that must have a write before it counts: `local_quorum` or `quorum`.
+        write_consistency: Consistency = "\"local_quorum\"",
+        /// Whether a starting pod brings the schema up to date; otherwise `chatify migrate` does, before.
+        migrate_at_start: bool = "true",
     }
 }
 
@@ -120,6 +220,10 @@ section! {
         #[serde(with = "units::duration")] consumer_backoff_first: Duration = "\"1s\"",
         /// No pause is longer.
         #[serde(with = "units::duration")] consumer_backoff_cap: Duration = "\"16s\"",
+        /// The consumer group in which the pods share the work. No effect in the profile `embedded`.
+        consumer_group_id: String = "\"chatify-chat-history-writer\"",
+        /// The most that `chatify dead-letters show` prints of a record that cannot be understood; log lines have nothing of it. No effect in the profile `embedded`.
+        #[serde(with = "units::size")] max_payload_log_bytes: usize = "\"256B\"",
     }
 }
 

@@ -25,7 +25,7 @@ fn the_defaults_are_valid_and_the_documented_ones() {
     assert_eq!(config.limits.send_messages, 100);
     assert_eq!(config.limits.frame, 65_536);
     assert_eq!(config.message_broker.retention.as_secs(), 7 * 86_400);
-    assert!(config.server.playground && config.auth.key.is_none());
+    assert!(config.playground() && config.auth.key.is_none());
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
     let config = load(file, &environment).expect("valid");
     assert_eq!((config.server.listen.port(), config.limits.send_messages), (2, 7));
     assert_eq!(config.server.origins.0, ["https://b.org", "http://c.org:81"]);
-    assert!(!config.server.playground);
+    assert!(!config.playground());
     assert_eq!((config.limits.send_window.as_secs(), config.message_broker.log_epoch), (300, 12));
     let key = config.auth.key.as_ref().expect("a key").expose();
     assert_eq!(key, "01230123012301230123012301230123", "a key of digits stays a text");
@@ -79,13 +79,96 @@ fn every_mistake_names_its_field() {
         ("[auth]\nalgorithm = \"RS256\"", &[], "`auth.key` must be the public key"),
         ("[auth]\nkey = \"a\"\nkey_file = \"b\"", &[], "`auth.key_file` must not be set together"),
         ("[telemetry]\nlog_filter = \"a=b=c\"", &[], "`telemetry.log_filter`"),
-        ("profile = \"cluster\"", &[], "not part of this release, which has `embedded` only"),
-        ("profile = \"other\"", &[], "unknown profile `other`"),
+        ("profile = \"other\"", &[], "unknown profile `other`, there are `embedded` and `cluster`"),
     ];
     for (file, environment, expected) in cases {
         let error = load(file, environment).expect_err(file);
         assert!(error.contains(expected), "{file} {environment:?}\n  said: {error}\n  expected: {expected}");
     }
+}
+
+/// Everything that the profile `cluster` cannot do without.
+const CLUSTER: [(&str, &str); 5] = [
+    ("CHATIFY__PROFILE", "cluster"),
+    ("CHATIFY__AUTH__KEY", "one key for all pods, of at least 32 bytes"),
+    ("CHATIFY__MESSAGE_BROKER__BOOTSTRAP_SERVERS", "a.example:9092, b.example:9092"),
+    ("CHATIFY__SCYLLA__CONTACT_POINTS", "a,b:9043,[::1]:9042"),
+    ("CHATIFY__CACHING__CONNECTION_STRING", "redis://:hunter2@cache"),
+];
+
+#[test]
+fn a_cluster_needs_its_services_and_one_key() {
+    let config = load("", &CLUSTER).expect("valid");
+    assert_eq!(config.profile, Profile::Cluster);
+    assert_eq!(config.message_broker.bootstrap_servers.0, ["a.example:9092", "b.example:9092"]);
+    assert_eq!(config.scylla.contact_points.0, ["a", "b:9043", "[::1]:9042"]);
+    assert!(!config.playground(), "pods do not serve it by themselves");
+    for (missing, (name, _)) in CLUSTER.into_iter().enumerate().skip(1) {
+        let rest: Vec<_> = CLUSTER.into_iter().enumerate().filter(|(n, _)| *n != missing).map(|(_, set)| set).collect();
+        let field = name.trim_start_matches("CHATIFY__").replace("__", ".").to_lowercase();
+        let error = load("", &rest).expect_err("something is missing");
+        assert!(error.contains(&format!("`{field}`")) && error.contains("in the profile `cluster`"), "{error}");
+    }
+    let mut files = CLUSTER;
+    files[1].0 = "CHATIFY__AUTH__KEY_FILE";
+    files[4].0 = "CHATIFY__CACHING__CONNECTION_STRING_FILE";
+    load("[server]\nplayground = true", &files).expect("a file is as good");
+}
+
+#[test]
+fn mistakes_about_services_name_their_field() {
+    let cases = [
+        ("[message_broker]\nbootstrap_servers = [\"a\"]", "`message_broker.bootstrap_servers` has `a`"),
+        ("[message_broker]\nbootstrap_servers = \"kafka://a:1\"", "`message_broker.bootstrap_servers` has"),
+        ("[message_broker]\ntopic_name = \"a b\"", "`message_broker.topic_name` must be"),
+        ("[message_broker]\ndead_letter_topic_name = \"chat-events\"", "`message_broker.dead_letter_topic_name`"),
+        ("[message_broker]\npartitions = 0", "`message_broker.partitions` must be between 1"),
+        ("[message_broker]\nreplication_factor = 0", "`message_broker.replication_factor`"),
+        ("[message_broker]\nlinger = \"2s\"", "`message_broker.linger`"),
+        ("[message_broker]\ncompression = \"brotli\"", "message_broker.compression"),
+        ("[message_broker]\nproperties = [1]", "a table, or one text"),
+        ("[message_broker]\nproperties = \"a\"", "has no `=`"),
+        ("[message_broker.properties]\nx = 1.5", "a whole number or a boolean"),
+        ("[message_broker.security]\nprotocol = \"ssl\"", "message_broker.security.protocol"),
+        ("[message_broker.security]\nprotocl = \"tls\"", "did you mean `message_broker.security.protocol`?"),
+        (
+            "[message_broker.security]\npassword = \"a\"\npassword_file = \"b\"",
+            "`message_broker.security.password_file`",
+        ),
+        ("[caching]\nconnection_string = \"hunter2@cache\"", "`caching.connection_string` must start with redis://"),
+        (
+            "[caching]\nconnection_string = \"redis://a\"\nconnection_string_file = \"b\"",
+            "`caching.connection_string_file`",
+        ),
+        ("[caching]\nkey_prefix = \"{a}\"", "`caching.key_prefix`"),
+        ("[caching]\ndeadline = \"1m\"", "`caching.deadline`"),
+        ("[scylla]\ncontact_points = [\"http://a\"]", "`scylla.contact_points` has `http://a`"),
+        ("[scylla]\nkeyspace = \"Chat-ify\"", "`scylla.keyspace`"),
+        ("[scylla]\nusername = \"a\"", "`scylla.password` must be set"),
+        ("[scylla]\npassword = \"a\"", "`scylla.username` must be set"),
+        ("[scylla]\nca_file = \"a\"", "`scylla.ca_file` needs `tls = true`"),
+        ("[scylla]\nread_consistency = \"two\"", "scylla.read_consistency"),
+        ("[scylla]\nwrite_consistency = \"local_one\"", "`scylla.write_consistency` must be a quorum"),
+        ("[chat_history_writer]\nconsumer_group_id = \" \"", "`chat_history_writer.consumer_group_id`"),
+    ];
+    for (file, expected) in cases {
+        let error = load(file, &[]).expect_err(file);
+        assert!(error.contains(expected), "{file}\n  said: {error}\n  expected: {expected}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn properties_come_as_a_table_or_as_one_variable() {
+    let file =
+        "[message_broker.properties]\n\"socket.keepalive.enable\" = true\n\"socket.timeout.ms\" = 5000\nx = \"Y\"";
+    let properties = load(file, &[]).expect("valid").message_broker.properties.0;
+    let expected = [("socket.keepalive.enable", "true"), ("socket.timeout.ms", "5000"), ("x", "Y")];
+    assert!(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{properties:?}");
+    let variable = [("CHATIFY__MESSAGE_BROKER__PROPERTIES", "socket.timeout.ms=7, y = a=b ,")];
+    let properties = load("", &variable).expect("valid").message_broker.properties.0;
+    let expected = [("socket.timeout.ms", "7"), ("y", "a=b")];
+    assert!(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{properties:?}");
 }
 
 #[test]
@@ -95,6 +178,53 @@ fn secrets_do_not_print() {
     let printed = config.to_toml().expect("printable");
     assert!(printed.contains("key = \"***\"") && !printed.contains("horse"), "{printed}");
     assert!(!format!("{config:?}").contains("horse"));
+    let environment = [
+        ("CHATIFY__CACHING__CONNECTION_STRING", "rediss://:hunter2@cache"),
+        ("CHATIFY__SCYLLA__USERNAME", "chatify"),
+        ("CHATIFY__SCYLLA__PASSWORD", "hunter2"),
+        ("CHATIFY__MESSAGE_BROKER__SECURITY__PASSWORD", "hunter2"),
+        ("CHATIFY__MESSAGE_BROKER__SECURITY__KEY_PASSWORD", "hunter2"),
+        ("CHATIFY__MESSAGE_BROKER__PROPERTIES", "ssl.keystore.password=hunter2,client.rack=here"),
+    ];
+    let config = load("", &environment).expect("valid");
+    let printed = config.to_toml().expect("printable");
+    assert!(printed.contains("here") && !printed.contains("hunter2"), "{printed}");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn secrets_may_be_in_files_of_their_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "redis://:hunter2@cache\n").expect("written");
+    let named = file.to_str().expect("a path of letters");
+    let environment = [
+        ("CHATIFY__CACHING__CONNECTION_STRING_FILE", named),
+        ("CHATIFY__SCYLLA__USERNAME", "chatify"),
+        ("CHATIFY__SCYLLA__PASSWORD_FILE", named),
+        ("CHATIFY__MESSAGE_BROKER__SECURITY__PASSWORD_FILE", named),
+        ("CHATIFY__MESSAGE_BROKER__SECURITY__KEY_PASSWORD_FILE", named),
+    ];
+    let config = load("", &environment).expect("valid");
+    let read = [
+        config.redis_connection_string(),
+        config.store_password(),
+        config.broker_password(),
+        config.broker_key_password(),
+    ];
+    for secret in read {
+        assert_eq!(secret.expect("readable").expect("there").expose(), "redis://:hunter2@cache");
+    }
+    assert!(!config.to_toml().expect("printable").contains("hunter2"));
+    std::fs::write(&file, " \n").expect("written");
+    let empty = config.store_password().expect_err("nothing is in it");
+    assert!(empty.to_string().contains("`scylla.password_file` names an empty file"), "{empty}");
+    std::fs::write(&file, "hunter2").expect("written");
+    let error = config.redis_connection_string().expect_err("no connection string").to_string();
+    assert!(error.contains("`caching.connection_string` must start with") && !error.contains("hunter2"), "{error}");
+    std::fs::remove_file(&file).expect("there");
+    let missing = config.broker_password().expect_err("no file").to_string();
+    assert!(missing.contains("`message_broker.security.password_file` names"), "{missing}");
 }
 
 #[test]

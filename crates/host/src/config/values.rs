@@ -11,6 +11,8 @@ use std::fmt;
 pub enum Profile {
     /// One process with everything in one data directory.
     Embedded,
+    /// Pods over Kafka, a CQL store and Redis.
+    Cluster,
 }
 
 impl TryFrom<String> for Profile {
@@ -19,8 +21,8 @@ impl TryFrom<String> for Profile {
     fn try_from(name: String) -> Result<Self, String> {
         match name.as_str() {
             "embedded" => Ok(Self::Embedded),
-            "cluster" => Err("profile `cluster` is not part of this release, which has `embedded` only".into()),
-            other => Err(format!("unknown profile `{other}`, this release has `embedded`")),
+            "cluster" => Ok(Self::Cluster),
+            other => Err(format!("unknown profile `{other}`, there are `embedded` and `cluster`")),
         }
     }
 }
@@ -36,6 +38,79 @@ pub enum TokenAlgorithm {
     ES256,
     /// Ed25519.
     EdDSA,
+}
+
+/// How Kafka's brokers are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokerProtocol {
+    /// In the clear, to whoever asks.
+    Plaintext,
+    /// Encrypted.
+    Tls,
+    /// In the clear, after a login.
+    SaslPlaintext,
+    /// Encrypted, after a login.
+    SaslTls,
+}
+
+/// How one logs in to Kafka's brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SaslMechanism {
+    /// Name and password.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// Salted challenge with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// Salted challenge with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// A token.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+}
+
+/// How batches of the log are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// As Kafka writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// How many copies of a row must take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// One of the local datacenter.
+    LocalOne,
+    /// Most of the local datacenter's.
+    LocalQuorum,
+    /// Most of all.
+    Quorum,
 }
 
 /// How log lines look.
@@ -59,6 +134,12 @@ impl Secret {
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text.into())
+    }
+
+    /// The secret, hidden in the type that adapters know.
+    #[must_use]
+    pub fn into_inner(self) -> SecretString {
+        self.0
     }
 
     /// The secret itself: for keys and connections only.

@@ -8,14 +8,18 @@ use axum::extract::{FromRef, FromRequestParts};
 use chatify_building_blocks::error::ErrorKind;
 use http::request::Parts;
 use http::{HeaderMap, header};
+use std::time::Duration;
 use url::form_urlencoded;
+
+/// How long a client that came to a leaving pod waits.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// A signed-in caller: `Authorization: Bearer`.
 #[derive(Clone, Debug)]
 pub struct Caller(pub Identity);
 
 /// A signed-in caller of the hub or the event stream, where browsers cannot set headers: the token may also be the query's `access_token`. A page of another
-/// origin that is not configured is refused.
+/// origin that is not configured is refused, and so is everybody while the pod is on its way out.
 #[derive(Clone, Debug)]
 pub struct HubCaller(pub Identity);
 
@@ -41,6 +45,9 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let state = AppState::from_ref(state);
+        if state.draining.is_draining() {
+            return Err(leaving());
+        }
         if !origin_allowed(&state.config, &parts.headers) {
             return Err(Problem::new(ErrorKind::Forbidden, "pages of this origin may not connect"));
         }
@@ -51,6 +58,12 @@ where
         };
         authenticate(&state, token.map_err(|error| Problem::from_error(&error))?).map(Self)
     }
+}
+
+/// The pod is on its way out: a connection that it took now would only have to leave again.
+fn leaving() -> Problem {
+    let detail = "this server is shutting down; connect again, to another one";
+    Problem { retry_after: Some(ELSEWHERE), ..Problem::new(ErrorKind::StoreUnavailable, detail) }
 }
 
 fn authenticate(state: &AppState, token: &str) -> Result<Identity, Problem> {

@@ -229,6 +229,8 @@ pub struct ReadinessDto {
     pub ready: bool,
     /// Why it cannot.
     pub reasons: Vec<String>,
+    /// What is away that it can do without: it serves, but not everything.
+    pub degraded: Vec<String>,
 }
 
 /// This process runs.

@@ -1,7 +1,7 @@
 //! `GET …/events`: the live stream of a scope as Server-Sent Events.
 
 use super::access::HubCaller;
-use super::dto::FieldErrorDto;
+use super::dto::{FieldErrorDto, ScopeTypeDto};
 use super::extract::{QueryParameters, ScopePath};
 use super::problem::Problem;
 use super::state::AppState;
@@ -28,11 +28,11 @@ const AFTER: &str = "after";
     tag = "messages",
     security(("bearer" = [])),
     params(
-        ("scopeType" = String, Path, description = "`Channel` or `DirectMessage`"),
-        ("scopeId" = String, Path, description = "The scope's id"),
-        ("after" = Option<i64>, Query, minimum = 0, description = "As `Last-Event-ID`, for clients that cannot set headers"),
+        ("scopeType" = ScopeTypeDto, Path, description = "The scope's type.", example = "Channel"),
+        ("scopeId" = String, Path, description = "The scope's id, percent-encoded.", example = "general", min_length = 1, max_length = 256),
+        ("after" = Option<i64>, Query, minimum = 0, maximum = 9_007_199_254_740_991i64, description = "As `Last-Event-ID`, for clients that cannot set headers"),
         ("access_token" = Option<String>, Query, description = "The token, for clients that cannot set headers"),
-        ("Last-Event-ID" = Option<i64>, Header, minimum = 0, description = "The position of the last message that the client has"),
+        ("Last-Event-ID" = Option<i64>, Header, minimum = 0, maximum = 9_007_199_254_740_991i64, description = "The position of the last message that the client has"),
     ),
     responses(
         (status = 200, description = "The stream", content_type = "text/event-stream", body = String),

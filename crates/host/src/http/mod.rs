@@ -38,7 +38,7 @@ pub fn router(state: AppState, hub: Router) -> Router {
     let description = description.to_json().expect("the description holds texts, numbers and lists only");
     let description = Document::json(description.into_bytes());
     let docs = Document::page(pages::DOCS);
-    let playground = state.config.server.playground.then(|| Document::page(pages::PLAYGROUND));
+    let playground = state.config.playground().then(|| Document::page(pages::PLAYGROUND));
     let pages = Router::new()
         .route(paths::OPENAPI, get(move |headers: HeaderMap| async move { description.answer(&headers) }))
         .route(paths::DOCS, get(move |headers: HeaderMap| async move { docs.answer(&headers) }))

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use chatify_application::SendError;
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use http::{HeaderValue, StatusCode, header};
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ impl Problem {
     /// [`Problem::from_error`], and whether the message may be in the log all the same.
     #[must_use]
     pub fn from_send_error(error: &SendError) -> Self {
-        let outcome_unknown = matches!(error, SendError::Unknown);
+        let outcome_unknown = matches!(error, SendError::Unknown) && !seeded_bug(Bug::UnknownSaidRefused);
         Self { outcome_unknown, ..Self::from_error(error) }
     }
 

@@ -39,6 +39,10 @@ pub(super) async fn shell(State(state): State<AppState>, mut request: Request, n
     .await;
     cors::permit(&state.config, about.origin.as_ref(), about.preflight, response.headers_mut());
     complete_headers(response.headers_mut(), correlation);
+    if state.draining.is_draining() {
+        // The client's next request finds another pod.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -3,6 +3,7 @@
 use super::admission::Admission;
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::dependencies::Dependencies;
 use crate::lifecycle::Draining;
 use crate::metrics::Metrics;
 use crate::realtime::Hub;
@@ -31,6 +32,8 @@ pub struct AppState {
     pub random: Arc<dyn Random>,
     /// Whether the pod is on its way out.
     pub draining: Draining,
+    /// What the pod needs from others.
+    pub dependencies: Dependencies,
     /// The connections of this pod.
     pub hub: Arc<Hub>,
     /// Owner of tasks.

@@ -103,6 +103,7 @@ impl Server {
             metrics,
             clock: clock.clone(),
             random,
+            dependencies: crate::dependencies::Dependencies::none(),
             draining: draining.clone(),
             hub,
             supervisor: supervisor.clone(),
@@ -510,7 +511,7 @@ async fn health_presence_and_metrics() {
     let server = Server::start().await;
     assert_eq!(server.get_anonymously("/health/live").await.json(), json!({"live": true}));
     let ready = server.get_anonymously("/health/ready").await;
-    assert_eq!((ready.status, ready.json()), (200, json!({"ready": true, "reasons": []})));
+    assert_eq!((ready.status, ready.json()), (200, json!({"ready": true, "reasons": [], "degraded": []})));
     assert_eq!(
         server.get("alice", "/api/users/b%C3%B6b/presence").await.json(),
         json!({"userId": "böb", "status": "offline"})
@@ -549,7 +550,7 @@ async fn the_playground_can_be_switched_off() {
         page.header("content-security-policy")
     );
     on.stop().await;
-    let off = Server::with(|config| config.server.playground = false).await;
+    let off = Server::with(|config| config.server.playground = Some(false)).await;
     assert_eq!(off.get_anonymously("/").await.code(), "NOT_FOUND");
     off.stop().await;
 }
@@ -584,6 +585,51 @@ async fn the_description_is_whole() {
         }
     }
     server.stop().await;
+}
+
+/// The form of every value that has one, wherever it stands: clients are generated from it.
+#[tokio::test]
+async fn the_description_says_the_form_of_each_value() {
+    let server = Server::start().await;
+    let description = server.get_anonymously("/openapi.json").await.json();
+    let mut values = Vec::new();
+    collect_values(&description, &mut values);
+    let mut seen = std::collections::BTreeMap::new();
+    for (name, schema) in values {
+        let expected = match name.as_str() {
+            "scopeType" => json!(["Channel", "DirectMessage"]),
+            "messageId" => json!("uuid"),
+            "createdAtUtc" | "sinceUtc" | "from" | "to" => json!("date-time"),
+            "position" | "offset" | "before" | "after" | "around" | "lowest" | "highest" | "Last-Event-ID" => {
+                json!("int64")
+            }
+            "partition" | "status" if schema["type"] == "integer" => json!("int32"),
+            _ => continue,
+        };
+        let schema = schema["$ref"].as_str().and_then(|path| description.pointer(&path[1..])).unwrap_or(&schema);
+        let found = if name == "scopeType" { &schema["enum"] } else { &schema["format"] };
+        assert_eq!(*found, expected, "`{name}`: {schema}");
+        *seen.entry(name).or_insert(0) += 1;
+    }
+    assert!(seen.len() >= 14 && seen["scopeType"] >= 5 && seen["messageId"] >= 3, "{seen:?}");
+    server.stop().await;
+}
+
+/// Every parameter and every property of the description, by name.
+fn collect_values(value: &Value, values: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(object) => {
+            if let (Some(name), Some(schema), Some(_)) = (object.get("name"), object.get("schema"), object.get("in")) {
+                values.push((name.as_str().expect("a name").to_owned(), schema.clone()));
+            }
+            for (name, schema) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                values.push((name.clone(), schema.clone()));
+            }
+            object.values().for_each(|inner| collect_values(inner, values));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_values(item, values)),
+        _ => {}
+    }
 }
 
 /// Whatever is switched on, no line may hold a token or what people wrote.

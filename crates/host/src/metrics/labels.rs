@@ -71,5 +71,7 @@ label! {
         TokenExpired = "token_expired",
         /// The server is ending.
         Draining = "draining",
+        /// The server fell behind the log.
+        Interrupted = "interrupted",
     }
 }

@@ -180,6 +180,7 @@ impl Drop for Connection {
             Some(CloseReason::Draining) => Closed::Draining,
             Some(CloseReason::ClientTimeout) => Closed::ClientTimeout,
             Some(CloseReason::TokenExpired) => Closed::TokenExpired,
+            Some(CloseReason::Interrupted) => Closed::Interrupted,
         };
         self.parts.metrics.connection_closed(Transport::EventStream, reason);
         let (application, user, id) = (self.parts.application.clone(), peer.user().clone(), peer.id());

@@ -117,6 +117,10 @@ impl LocalDelivery for Hub {
             }
         }
     }
+
+    fn interrupted(&self, missed: &(dyn Fn(&Scope) -> bool + Sync)) {
+        self.shards.iter().for_each(|(shard, _)| shard.interrupt(missed));
+    }
 }
 
 fn by_scope(batch: Vec<LoggedMessage>) -> Vec<Arc<ScopeBatch>> {

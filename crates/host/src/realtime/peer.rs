@@ -4,6 +4,7 @@ use super::encode::{Chunk, Format};
 use super::outbox::{Outbox, OutboxLimits};
 use crate::metrics::{Metrics, Shed};
 use chatify_application::ports::presence::ConnectionId;
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::{SenderId, Timestamp};
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ pub enum CloseReason {
     ClientTimeout,
     /// Its token has expired.
     TokenExpired,
+    /// The pod fell behind the log and lost messages that the connection should have been sent; a resume finds them, or says that it cannot.
+    Interrupted,
 }
 
 /// A connection. Shared between its session (which reads, and writes when the socket blocked) and the hub (which writes first).
@@ -289,6 +292,9 @@ impl Peer {
     /// The full-queue branch: the connection is lost, the messages are not (they are in the log), and the client resumes by position.
     fn overflow(&self, state: &mut State) {
         if state.closing.is_none() && state.outbox.exceeds(self.limits) {
+            if seeded_bug(Bug::DropOnFullQueue) {
+                return state.outbox.keep_split();
+            }
             self.metrics.outbox_shed(Shed::SlowConsumer);
             Self::begin_close(state, CloseReason::SlowConsumer);
         }

@@ -114,6 +114,13 @@ impl Shard {
         true
     }
 
+    /// Ends the connections that are in a scope for which `missed` is true, those whose join is under way included.
+    pub fn interrupt(&self, missed: &(dyn Fn(&Scope) -> bool + Sync)) {
+        for (_, entries) in lock(&self.scopes).iter().filter(|(scope, _)| missed(scope)) {
+            entries.iter().for_each(|entry| entry.peer.close(CloseReason::Interrupted));
+        }
+    }
+
     /// Puts `batches` into the outboxes of their subscribers, writes nothing, and adds to `dirty` who has something new. How many messages that were,
     /// counted by subscriber.
     pub fn enqueue(&self, batches: &[Arc<ScopeBatch>], dirty: &mut Vec<Arc<Peer>>) -> usize {
@@ -301,6 +308,23 @@ mod tests {
         peer.queue_answer(crate::realtime::encode::Chunk { bytes: "id: 9\n".into(), frames: 1 });
         peer.flush();
         assert_eq!(received(&peer), vec![9]);
+    }
+
+    #[test]
+    fn those_who_missed_something_lose_their_connection_and_no_others() {
+        let (shard, following, joining, elsewhere) =
+            (Shard::default(), peer(1, LIMITS), peer(2, LIMITS), peer(3, LIMITS));
+        let other = Scope::parse("other").expect("a scope");
+        shard.hold(&scope(), &following);
+        shard.release(&scope(), &following, Position::ZERO);
+        shard.hold(&scope(), &joining);
+        shard.hold(&other, &elsewhere);
+        shard.release(&other, &elsewhere, Position::ZERO);
+        shard.interrupt(&|missed| *missed == scope());
+        deliver(&shard, &[dispatch(40..41)]);
+        let closing = [&following, &joining, &elsewhere].map(|peer| peer.closing());
+        assert_eq!(closing, [Some(CloseReason::Interrupted), Some(CloseReason::Interrupted), None]);
+        assert!(received(&following).is_empty(), "nothing is sent behind the gap");
     }
 
     #[test]

@@ -84,11 +84,12 @@ pub async fn serve(context: Arc<HubContext>, identity: Identity, socket: TcpStre
         limits: context.limits.outbox,
     };
     let subscriber = context.hub.connect(new);
+    // Before anything is waited for: nothing, not even a ping, may come before the answer to the handshake.
+    subscriber.peer().send(frame(Format::Json, handshake::response(None)));
     let (user, id) = (subscriber.peer().user().clone(), subscriber.peer().id());
     context.application.connected(&user, id).await;
     context.metrics.connection_opened(Transport::WebSocket);
     let mut session = Session { context: &context, subscriber, reader, sends: FuturesUnordered::new() };
-    session.peer().send(frame(Format::Json, handshake::response(None)));
     let end = session.run().await;
     let reason = Box::pin(session.say_goodbye(end)).await;
     drop(session);
@@ -385,6 +386,10 @@ fn closing(reason: CloseReason) -> (Closed, Option<String>, bool, u16) {
             let error =
                 "SLOW_CONSUMER: more messages waited than the connection may hold; reconnect and resume by position";
             (Closed::SlowConsumer, Some(error.to_owned()), true, TRY_AGAIN_LATER)
+        }
+        CloseReason::Interrupted => {
+            let error = "INTERRUPTED: this server missed messages of a scope; reconnect and resume by position";
+            (Closed::Interrupted, Some(error.to_owned()), true, SERVICE_RESTART)
         }
         CloseReason::TokenExpired => {
             let kind = ErrorKind::Unauthenticated;

@@ -1,6 +1,8 @@
 //! Ranges, and settings that must fit together.
 
-use super::{Config, ConfigError, TokenAlgorithm};
+mod cluster;
+
+use super::{Config, ConfigError, Profile, TokenAlgorithm};
 use chatify_domain::{Epoch, PodId};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     auth(config)?;
     limits(config)?;
     log_and_history(config)?;
+    cluster::services(config)?;
     filter(config)
 }
 
@@ -66,8 +69,14 @@ fn auth(config: &Config) -> Result<(), ConfigError> {
     if auth.key.is_some() && auth.key_file.is_some() {
         return Err(invalid("auth.key_file", "must not be set together with `auth.key`"));
     }
-    if auth.algorithm != TokenAlgorithm::HS256 && auth.key.is_none() && auth.key_file.is_none() {
-        return Err(invalid("auth.key", "must be the public key in PEM with this `auth.algorithm`"));
+    if auth.key.is_none() && auth.key_file.is_none() {
+        if auth.algorithm != TokenAlgorithm::HS256 {
+            return Err(invalid("auth.key", "must be the public key in PEM with this `auth.algorithm`"));
+        }
+        if config.profile == Profile::Cluster {
+            let message = "(or `auth.key_file`) must be set in the profile `cluster`: a token from one pod is shown to all, so all share one key";
+            return Err(invalid("auth.key", message));
+        }
     }
     time("auth.leeway", auth.leeway, Duration::ZERO, 10 * MINUTE)?;
     time("auth.token_ttl", auth.token_ttl, SECOND, 366 * DAY)
@@ -111,7 +120,8 @@ fn log_and_history(config: &Config) -> Result<(), ConfigError> {
         Duration::from_millis(1),
         MINUTE,
     )?;
-    time("chat_history_writer.consumer_backoff_cap", writer.consumer_backoff_cap, writer.consumer_backoff_first, HOUR)
+    time("chat_history_writer.consumer_backoff_cap", writer.consumer_backoff_cap, writer.consumer_backoff_first, HOUR)?;
+    size("chat_history_writer.max_payload_log_bytes", writer.max_payload_log_bytes, 0, 64 * KIB)
 }
 
 fn filter(config: &Config) -> Result<(), ConfigError> {
