@@ -1,18 +1,25 @@
 # What a developer does with this tree. Every command works on a fresh machine with Rust and build-essential.
 .DEFAULT_GOAL := help
-.PHONY: help run build test fmt lint bench clean-data
+.PHONY: help run cluster build test faults fmt lint bench clean-data services-start services-stop services-status services-reset services-test
 
 help: ## what can be done here
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 run: ## build and start on http://localhost:8080 with data in ./data
 	@scripts/run.sh
+
+cluster: ## Kafka, Cassandra, Redis and three pods on http://localhost:8081 to 8083, until Ctrl-C
+	@scripts/cluster.sh
 
 build: ## the optimised binary, target/release/chatify
 	@cargo build --release --locked --package chatify-host --bin chatify
 
 test: ## everything: format, lints, layers, unit, contract, property, end to end
 	@scripts/test.sh
+
+faults: ## 200 faults, one after the other, under load: about an hour; the table goes to target/reports/faults.md
+	@cargo build --locked --package chatify-host --bin chatify
+	@CYCLES=$${CYCLES:-200} cargo test --locked --package chatify-tests --test cluster whatever -- --nocapture
 
 fmt: ## format the Rust sources
 	@cargo fmt --all
@@ -27,3 +34,18 @@ bench: ## durable sends beside a bare group-commit loop over the same database
 
 clean-data: ## forget everything that ./data holds: messages, keys, tokens
 	@rm -rf data
+
+services-start: ## start Kafka, Cassandra and Redis for tests, and leave them running
+	@scripts/services.sh start kafka cassandra redis redis-cluster
+
+services-stop: ## stop them
+	@scripts/services.sh stop kafka kafka3 kafka-secure cassandra cassandra-secure redis redis-secure redis-cluster
+
+services-status: ## which of them run
+	@scripts/services.sh status
+
+services-reset: ## stop them and forget their data
+	@scripts/services.sh reset kafka kafka3 kafka-secure cassandra cassandra-secure redis redis-secure redis-cluster
+
+services-test: ## what scripts/services.sh promises
+	@scripts/services-test.sh

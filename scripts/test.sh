@@ -3,7 +3,11 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/services/use.sh
+. "$ROOT/scripts/services/use.sh"
 cd "$ROOT"
+# Ends the services that this run has started, also after a failure; what ran before is left alone.
+trap release_services EXIT
 
 started=$SECONDS
 # Tests that drive the real binary find it here.
@@ -13,8 +17,10 @@ export FUZZ_CASES=${FUZZ_CASES:-1000000}
 # What the runners say is shown, and kept here for the summary at the end.
 reports=$ROOT/target/reports
 mkdir -p "$reports"
-# One feature set for lints, build and tests, so that dependencies compile once for each.
-everything=(--workspace --all-features --locked --quiet)
+# One feature set for lints, build and tests, so that dependencies compile once for each. `seeded-bugs` is not in it: the binary that is tested is the one
+# that is shipped; the suite that wants bugs builds its own.
+features=(--features chatify-host/kafka-tls,chatify-application/contract-tests)
+everything=(--workspace "${features[@]}" --locked --quiet)
 
 step "tools: compiler, formatter, lints, cargo-deny"
 scripts/tools.sh
@@ -34,12 +40,26 @@ cargo clippy "${everything[@]}" --all-targets -- -D warnings || fail "clippy has
 step "documentation: cargo doc, warnings are errors"
 RUSTDOCFLAGS="-D warnings" cargo doc "${everything[@]}" --no-deps || fail "the documentation has broken links"
 
+step "build: the binary whose bugs the fault suite must find"
+scripts/seeded-bugs.sh
+
 step "build: the binary and all tests"
 cargo build "${everything[@]}" --bins --tests || fail "the build failed"
 
+step "scripts/services.sh: what it promises"
+scripts/services-test.sh
+
+step "services: Kafka, Cassandra, Redis"
+use_services kafka cassandra redis redis-cluster
+eval "$(scripts/services.sh env)"
+
 step "unit, contract, property and end-to-end tests: cargo test"
 # Not quiet: the names of the test binaries belong to their results. The tests inside them are.
-cargo test --workspace --all-features --locked -- --quiet 2>&1 | tee "$reports/rust" || fail "a Rust test failed"
+cargo test --workspace "${features[@]}" --locked -- --quiet 2>&1 | tee "$reports/rust" || fail "a Rust test failed"
+
+step "the same end-to-end suite against three pods behind a load balancer"
+CHATIFY_TEST_PROFILE=cluster cargo test --package chatify-tests --locked --test it -- --quiet 2>&1 |
+    tee "$reports/rust-cluster" || fail "a Rust test failed with the cluster"
 
 step "official JavaScript client and browser: npm test"
 scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed"
@@ -47,11 +67,14 @@ scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed
 step "examples of README.md and docs/PROTOCOL.md"
 scripts/examples.sh
 
+step "three pods: what make cluster brings up"
+CLUSTER_PORT=${CLUSTER_PORT:-18081} scripts/cluster.sh --check
+
 step "OpenAPI against the running binary: schemathesis"
 scripts/schemathesis.sh 2>&1 | tee "$reports/schemathesis" || fail "schemathesis failed"
 
 step "summaries of the runners"
-awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust"
+awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust" "$reports/rust-cluster"
 grep -E '^(# |ℹ )(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' "$reports/node"
 sed -n '/= SUMMARY =/,$p' "$reports/schemathesis"
 
