@@ -27,7 +27,7 @@ fmt: ## format the Rust sources
 lint: ## the quick part of the tests: format, house rules, clippy
 	@cargo fmt --all --check
 	@scripts/tidy.sh
-	@cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	@cargo clippy --workspace --all-targets --features chatify-host/kafka-tls,chatify-application/contract-tests --locked -- -D warnings
 
 bench: ## durable sends beside a bare group-commit loop over the same database
 	@cargo run --release --locked --package chatify-infrastructure --example group_commit

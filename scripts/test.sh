@@ -53,13 +53,22 @@ step "services: Kafka, Cassandra, Redis"
 use_services kafka cassandra redis redis-cluster
 eval "$(scripts/services.sh env)"
 
-step "unit, contract, property and end-to-end tests: cargo test"
 # Not quiet: the names of the test binaries belong to their results. The tests inside them are.
-cargo test --workspace "${features[@]}" --locked -- --quiet 2>&1 | tee "$reports/rust" || fail "a Rust test failed"
+run_tests() {
+    cargo test --workspace "${features[@]}" --locked "$@" 2>&1
+}
+# The fault suite has services and a step of its own.
+faults=whatever_breaks_nothing_accepted_is_lost_repeated_or_reordered
+bugs=every_seeded_bug_is_found
+
+step "unit, contract, property and end-to-end tests: cargo test"
+run_tests -- --quiet --skip "$faults" --skip "$bugs" | tee "$reports/rust" || fail "a Rust test failed"
 
 step "the same end-to-end suite against three pods behind a load balancer"
-CHATIFY_TEST_PROFILE=cluster cargo test --package chatify-tests --locked --test it -- --quiet 2>&1 |
-    tee "$reports/rust-cluster" || fail "a Rust test failed with the cluster"
+CHATIFY_TEST_PROFILE=cluster run_tests --test it -- --quiet | tee "$reports/rust-cluster" || fail "a Rust test failed with the cluster"
+
+step "three pods: what make cluster brings up"
+CLUSTER_PORT=${CLUSTER_PORT:-18081} scripts/cluster.sh --check
 
 step "official JavaScript client and browser: npm test"
 scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed"
@@ -67,14 +76,14 @@ scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed
 step "examples of README.md and docs/PROTOCOL.md"
 scripts/examples.sh
 
-step "three pods: what make cluster brings up"
-CLUSTER_PORT=${CLUSTER_PORT:-18081} scripts/cluster.sh --check
-
 step "OpenAPI against the running binary: schemathesis"
 scripts/schemathesis.sh 2>&1 | tee "$reports/schemathesis" || fail "schemathesis failed"
 
+step "the fault suite: 24 faults and more under load, over three brokers and three pods"
+run_tests --test cluster -- --quiet "$faults" | tee "$reports/rust-faults" || fail "the promise was broken under faults"
+
 step "summaries of the runners"
-awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust" "$reports/rust-cluster"
+awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust" "$reports/rust-cluster" "$reports/rust-faults"
 grep -E '^(# |ℹ )(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' "$reports/node"
 sed -n '/= SUMMARY =/,$p' "$reports/schemathesis"
 

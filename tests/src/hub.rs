@@ -103,6 +103,20 @@ impl Hub {
         within(SOON, "the handshake of a hub connection", connecting).await
     }
 
+    /// As [`Hub::connect`], for whoever expects that nobody may answer.
+    ///
+    /// # Errors
+    /// Where it failed; a server that does not answer within `deadline` counts as no connection.
+    pub async fn connect_within(
+        deadline: Duration,
+        address: SocketAddr,
+        token: &str,
+        options: HubOptions,
+    ) -> Result<Self, HubError> {
+        let connecting = tokio::time::timeout(deadline, Self::connect_whenever(address, token, options));
+        connecting.await.unwrap_or_else(|_| Err(HubError::Connect(format!("no answer within {deadline:?}"))))
+    }
+
     async fn connect_whenever(address: SocketAddr, token: &str, options: HubOptions) -> Result<Self, HubError> {
         let stream =
             open(address, options.small_buffers).await.map_err(|error| HubError::Connect(error.to_string()))?;
@@ -273,7 +287,11 @@ impl Hub {
         within(deadline, "the next record", self.record_whenever()).await
     }
 
-    async fn record_whenever(&mut self) -> Result<Record, HubError> {
+    /// As [`Hub::record`], for as long as it takes.
+    ///
+    /// # Errors
+    /// The end of the connection.
+    pub async fn record_whenever(&mut self) -> Result<Record, HubError> {
         loop {
             if let Some(record) = self.records.pop_front() {
                 if let Record::Close { error, allow_reconnect } = &record {
@@ -355,7 +373,11 @@ impl Hub {
 }
 
 impl JoinAnswer {
-    fn read(value: &Value) -> Result<Self, String> {
+    /// Reads the result of `JoinScope` strictly.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(value: &Value) -> Result<Self, String> {
         let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no number `{name}`"));
         let flag = |name: &str| value[name].as_bool().ok_or_else(|| format!("no flag `{name}`"));
         Ok(Self {

@@ -28,6 +28,23 @@ pub fn open_files(pid: u32) -> Vec<String> {
     names
 }
 
+/// Sockets of `pid` that belong to its listening `port`, the listener itself among them, as the kernel names them.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn sockets_to_clients(pid: u32, port: u16) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("the process lives");
+    let local = format!(":{port:04X}");
+    let inode = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let ours = columns.get(1).is_some_and(|address| address.ends_with(&local));
+        if ours { columns.get(9).map(|inode| format!("socket:[{inode}]")) } else { None }
+    };
+    let ours: Vec<String> = table.lines().skip(1).filter_map(inode).collect();
+    open_files(pid).into_iter().filter(|name| ours.contains(name)).collect()
+}
+
 /// Raises this process's limit of open files to what the system allows, so that a suite can hold thousands of sockets. The
 /// servers that it starts inherit the limit.
 ///

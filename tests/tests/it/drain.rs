@@ -1,13 +1,16 @@
 //! The end of the process, wanted and unwanted: a drain under load, a second signal, a start that must be refused.
 
 use chatify_tests::checker::{Answer, Attempt, ScopeViews, View, violations};
+use chatify_tests::http::Http;
 use chatify_tests::hub::{Ending, Hub, HubError, HubOptions, send_argument};
 use chatify_tests::message::ChatMessage;
+use chatify_tests::profile::embedded_only;
 use chatify_tests::raw::{CLOSE, Frame, Raw};
 use chatify_tests::records::{Format, Record};
 use chatify_tests::seeds::message_id;
 use chatify_tests::server::{Home, Options, Server};
 use chatify_tests::waiting::{LONG, SOON, eventually, within};
+use hyper::Method;
 use rustix::process::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,7 +94,7 @@ async fn a_drain_under_load_says_goodbye_to_all_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_draining_server_takes_nobody_in_and_sends_everybody_away() {
+async fn a_draining_server_tells_probes_takes_nobody_in_and_sends_everybody_away() {
     let server = Server::start(Options::new()).await;
     server.ready().await;
     let mut hubs = Vec::new();
@@ -101,8 +104,24 @@ async fn a_draining_server_takes_nobody_in_and_sends_everybody_away() {
     }
     // It does not end its side, so the server waits for it for a moment: the drain is not over before this test has looked.
     let mut last = upgraded(&server).await;
+    let (probe, alice) = (Http::new(server.address(), None), server.http("alice").await);
     server.signal(Signal::TERM);
     while last.frame().await.expect("a goodbye").opcode != CLOSE {}
+    let ready = probe.get("/health/ready").await;
+    assert_eq!((ready.status, ready.json()["reasons"][0].as_str()), (503, Some("draining")));
+    assert_eq!(ready.header("connection"), "close", "the next request goes elsewhere");
+    assert_eq!(probe.get("/health/live").await.status, 200, "leaving is no reason to be killed");
+    for (method, path) in [(Method::POST, "/hubs/chat/negotiate"), (Method::GET, "/api/scopes/Channel/general/events")]
+    {
+        let refused = alice.must(method, path, &[], None).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{path}: {}", refused.text());
+        assert_eq!(refused.problem(), "STORE_UNAVAILABLE");
+    }
+    let refused = server.try_hub("alice", HubOptions::default()).await.err();
+    assert!(matches!(refused, Some(HubError::Refused(503, _))), "{refused:?}");
+    let read = alice.get("/api/scopes/Channel/general/messages").await;
+    assert_eq!(read.status, 200, "a short request is still answered: {}", read.text());
+    drop(last);
     eventually(SOON, "new connections are refused", || async {
         TcpStream::connect(server.address()).await.is_err().then_some(())
     })
@@ -110,7 +129,6 @@ async fn a_draining_server_takes_nobody_in_and_sends_everybody_away() {
     for hub in &mut hubs {
         assert_eq!(hub.ending().await, Ending { close_record: Some((None, true)), code: Some(1012) });
     }
-    drop(last);
     let mut server = server;
     assert_eq!(server.ended().await.code(), Some(0));
     server.check_log();
@@ -158,6 +176,9 @@ async fn a_second_signal_ends_the_process_at_once() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused() {
+    if embedded_only("a_second_process_on_the_same_data_is_refused") {
+        return;
+    }
     let server = Server::start(Options::new()).await;
     let refused = server.home().run(&["serve"], &Options::new()).await;
     assert_eq!(refused.status.code(), Some(1));
@@ -175,6 +196,9 @@ async fn a_second_process_on_the_same_data_is_refused() {
 
 #[tokio::test]
 async fn data_that_cannot_be_kept_is_refused_at_the_start() {
+    if embedded_only("data_that_cannot_be_kept_is_refused_at_the_start") {
+        return;
+    }
     let home = Home::new();
     std::fs::create_dir_all(home.data_dir()).expect("a directory");
     let file = home.data_dir().join("file");
@@ -212,6 +236,7 @@ async fn a_bad_configuration_is_refused_with_the_name_of_the_field() {
         ("AUTH__ALGORITHM", "RS256", "auth.key"),
         ("AUTH__KEY", "too short", "auth.key"),
         ("AUTH__KEY_FILE", "missing.key", "missing.key"),
+        ("AUTH__KEY_FILE", "missing.key", "auth.key_file"),
         ("LIMITS__SEND_MESSAGES", "0", "limits.send_messages"),
         ("LIMITS__SEND_MESSAGES", "many", "limits.send_messages"),
         ("LIMITS__OUTBOX_BYTES", "1KiB", "limits.outbox_bytes"),
@@ -236,7 +261,7 @@ async fn a_bad_configuration_is_refused_with_the_name_of_the_field() {
         }
     }
     assert!(home.run(&["check-config"], &Options::new()).await.status.success());
-    assert!(!home.data_dir().join("listening").exists(), "nothing was started");
+    assert!(!home.pod_dir(0).join("listening").exists(), "nothing was started");
 }
 
 #[tokio::test]
@@ -282,5 +307,5 @@ async fn a_signal_that_comes_as_soon_as_the_server_listens_is_a_drain_too() {
         // `stop` checks the exit code, and that nothing was left behind.
         Server::start_in(&home, Options::new()).await.stop().await;
     }
-    assert!(!home.data_dir().join("listening").exists(), "nobody listens any more");
+    assert!(!home.pod_dir(0).join("listening").exists(), "nobody listens any more");
 }

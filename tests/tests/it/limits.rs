@@ -8,7 +8,7 @@ use chatify_tests::waiting::{SOON, eventually};
 
 #[tokio::test]
 async fn a_full_server_turns_new_connections_away_until_somebody_leaves() {
-    let server = Server::start(Options::new().with("LIMITS__CONNECTIONS", "5")).await;
+    let server = Server::start(Options::new().with("LIMITS__CONNECTIONS", "5").on_one_pod("limits")).await;
     let mut hubs = Vec::new();
     for number in 0..4 {
         hubs.push(server.hub(&format!("user-{number}")).await);
@@ -30,7 +30,7 @@ async fn a_full_server_turns_new_connections_away_until_somebody_leaves() {
 
 #[tokio::test]
 async fn one_user_may_have_so_many_connections_and_others_theirs() {
-    let server = Server::start(Options::new().with("LIMITS__CONNECTIONS_PER_USER", "2")).await;
+    let server = Server::start(Options::new().with("LIMITS__CONNECTIONS_PER_USER", "2").on_one_pod("limits")).await;
     let first = server.hub("alice").await;
     let stream = server.http("alice").await.events("Channel/own", None).await;
     let refused = server.try_hub("alice", HubOptions::default()).await.expect_err("two are enough");
@@ -85,7 +85,7 @@ async fn more_sends_than_may_wait_for_the_log_wait_in_the_socket() {
 
 #[tokio::test]
 async fn a_resume_reaches_further_back_than_the_memory_of_the_pod() {
-    let server = Server::start(Options::new().with("LIMITS__TAIL_BYTES", "1MiB")).await;
+    let server = Server::start(Options::new().with("LIMITS__TAIL_BYTES", "1MiB").on_one_pod("limits")).await;
     let mut alice = server.hub("alice").await;
     // Three times what the tail holds.
     let (count, long) = (800usize, "x".repeat(4_000));

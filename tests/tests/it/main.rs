@@ -2,9 +2,11 @@
 
 mod canary;
 mod drain;
+mod faults;
 mod hostile;
 mod kill;
 mod limits;
+mod operate;
 mod protocol;
 mod rest;
 mod slow;

@@ -2,7 +2,7 @@
 
 use chatify_tests::hub::{Hub, HubError, HubOptions};
 use chatify_tests::message::ChatMessage;
-use chatify_tests::process::{allow_open_files, resident_bytes};
+use chatify_tests::process::allow_open_files;
 use chatify_tests::seeds::message_id;
 use chatify_tests::server::{Options, Server};
 use chatify_tests::waiting::{LONG, SOON, eventually, within};
@@ -14,7 +14,7 @@ const READING: usize = 100;
 /// Enough to overflow the kernel's buffers and the outbox of whoever does not read.
 const MESSAGES: usize = 120;
 const OUTBOX_BYTES: u64 = 64 << 10;
-/// What the server may need for everything else meanwhile: the tail, the log's cache, buffers of the readers.
+/// What each pod may need for everything else meanwhile: the tail, the log's cache, buffers of the readers.
 const SLACK_BYTES: u64 = 24 << 20;
 /// Whose connections they are.
 const USERS: usize = 20;
@@ -59,7 +59,7 @@ async fn send_all(server: &Server) -> (Vec<ChatMessage>, u64) {
     let (mut sent, mut peak) = (Vec::new(), 0);
     for number in 0..MESSAGES {
         sent.push(sender.send(SCOPE, &text(number), &message_id()).await.expect("accepted"));
-        peak = peak.max(resident_bytes(server.pid()));
+        peak = peak.max(server.resident_bytes());
     }
     (sent, peak)
 }
@@ -74,7 +74,7 @@ async fn a_thousand_silent_subscribers_cost_their_outboxes_and_disturb_nobody() 
     for hub in connect(&server, READING, false).await {
         reading.spawn(read_all(hub));
     }
-    let before = resident_bytes(server.pid());
+    let before = server.resident_bytes();
     let (sent, mut peak) = send_all(&server).await;
     for seen in within(LONG, "the readers have everything", reading.join_all()).await {
         assert_eq!(seen, sent);
@@ -86,8 +86,8 @@ async fn a_thousand_silent_subscribers_cost_their_outboxes_and_disturb_nobody() 
     })
     .await;
     assert_eq!(server.metric("chatify_outbox_shed_total", slow).await, Some(SILENT as f64), "each is counted once");
-    peak = peak.max(resident_bytes(server.pid()));
-    let bound = SILENT as u64 * OUTBOX_BYTES + SLACK_BYTES;
+    peak = peak.max(server.resident_bytes());
+    let bound = SILENT as u64 * OUTBOX_BYTES + SLACK_BYTES * server.pods().len() as u64;
     assert!(peak - before <= bound, "memory grew by {} KiB of {} KiB", (peak - before) >> 10, bound >> 10);
     // They come back one after the other and have everything, without a gap and without a repeat.
     let resumed = silent.into_iter().map(|hub| resume(&server, hub, &sent));

@@ -164,21 +164,34 @@ impl Topics<'_> {
     /// Refuses a topic whose settings break a promise.
     async fn check_settings(&self) -> Result<(), KafkaStartError> {
         let topic = self.options.topic.as_str();
-        let timeouts = AdminOptions::new().request_timeout(Some(self.options.start_deadline));
-        let doing = "describing the topic's settings";
-        let mut answers = self
-            .admin
-            .describe_configs([&ResourceSpecifier::Topic(topic)], &timeouts)
-            .await
-            .map_err(|source| client_error(doing, self.options, source))?;
-        let settings = answers
-            .pop()
-            .unwrap_or(Err(RDKafkaErrorCode::Unknown))
-            .map_err(|code| client_error(doing, self.options, KafkaError::AdminOp(code)))?;
+        let settings = self.settings(topic).await?;
         let batch_bytes =
             client_config(self.options, Role::Producer)?.get("batch.size").and_then(|size| size.parse().ok());
         let needed = batch_bytes.unwrap_or(0).max(MAX_RECORD_BYTES + RECORD_OVERHEAD_BYTES);
         Ok(check_settings(topic, &settings, needed)?)
+    }
+}
+
+impl Topics<'_> {
+    /// The topic's settings. A broker that has not heard of a new topic yet answers without any.
+    async fn settings(&self, topic: &str) -> Result<ConfigResource, KafkaStartError> {
+        let deadline = tokio::time::Instant::now() + self.options.start_deadline;
+        let timeouts = AdminOptions::new().request_timeout(Some(self.options.start_deadline));
+        let failed = |source| client_error("describing the topic's settings", self.options, source);
+        loop {
+            let answers = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &timeouts).await;
+            let code = match answers.map_err(failed)?.pop() {
+                Some(Ok(settings)) if !settings.entries.is_empty() => return Ok(settings),
+                Some(Ok(_)) => RDKafkaErrorCode::UnknownTopicOrPartition,
+                Some(Err(code)) => code,
+                None => RDKafkaErrorCode::Unknown,
+            };
+            let unknown = code == RDKafkaErrorCode::UnknownTopicOrPartition;
+            if !unknown || tokio::time::Instant::now() >= deadline {
+                return Err(failed(KafkaError::AdminOp(code)));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }
 

@@ -11,7 +11,6 @@ mod requests;
 mod tokens;
 
 use chatify_tests::messagepack;
-use chatify_tests::process::open_files;
 use chatify_tests::raw::{BINARY, CLOSE, Frame, PING, PONG, Raw, TEXT};
 use chatify_tests::records::{Format, Record, read_array, read_json};
 use chatify_tests::seeds::message_id;
@@ -195,7 +194,7 @@ async fn settled(server: &Server) -> Vec<String> {
         (server.metric("chatify_active_connections", "").await == Some(0.0)).then_some(())
     })
     .await;
-    open_files(server.pid())
+    server.open_files()
 }
 
 /// A client that keeps to the rules is served, whatever came before.

@@ -1,0 +1,30 @@
+//! The promise of docs/RELIABILITY.md under faults of every kind.
+
+use crate::{ONE_AT_A_TIME, kinds, publish};
+use chatify_tests::faults::machines::Machines;
+use chatify_tests::faults::run::{Plan, run};
+use chatify_tests::process::allow_open_files;
+use chatify_tests::seeds::Seed;
+
+/// Faults of a run when `CYCLES` does not say otherwise: one of each kind.
+const CYCLES: usize = 25;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_nothing_accepted_is_lost_repeated_or_reordered() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    allow_open_files(8_192);
+    let cycles = std::env::var("CYCLES").map_or(CYCLES, |text| text.parse().expect("CYCLES is a number"));
+    let seed = Seed::of_this_run().number();
+    let machines = Machines::start().await;
+    let report = run(&machines, Plan { kinds: kinds(), ..Plan::new(seed, cycles) }).await;
+    machines.end().await;
+    publish("faults.md", &report.to_string());
+    assert!(report.findings.is_empty(), "{report}");
+    assert_eq!(report.cycles.len(), cycles, "every fault was there");
+    let total = |name: &str| report.totals.iter().find(|(known, _)| *known == name).map_or(0, |(_, figure)| *figure);
+    for name in
+        ["sends accepted", "sends repeated", "sends refused for good", "connections broken", "messages read back"]
+    {
+        assert!(total(name) > 0, "the run was too kind: no {name}");
+    }
+}
