@@ -19,7 +19,7 @@ reports=$ROOT/target/reports
 mkdir -p "$reports"
 # One feature set for lints, build and tests, so that dependencies compile once for each. `seeded-bugs` is not in it: the binary that is tested is the one
 # that is shipped; the suite that wants bugs builds its own.
-features=(--features chatify-host/kafka-tls,chatify-application/contract-tests)
+features=(--features "chatify-host/kafka-tls,chatify-application/contract-tests")
 everything=(--workspace "${features[@]}" --locked --quiet)
 
 step "tools: compiler, formatter, lints, cargo-deny"
