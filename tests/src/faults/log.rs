@@ -97,6 +97,17 @@ impl LogReader {
         (0..self.partitions).map(end).collect()
     }
 
+    /// Whether every partition has all its replicas in sync.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        let consumer = consumer(&self.bootstrap, "in-sync");
+        let metadata = consumer.fetch_metadata(Some(&self.topic), ASK);
+        metadata.is_ok_and(|metadata| {
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.all(|partition| partition.isr().len() == partition.replicas().len())
+        })
+    }
+
     /// Whether everything before these ends was read.
     #[must_use]
     pub fn has_read(&self, ends: &BTreeMap<i32, i64>) -> bool {

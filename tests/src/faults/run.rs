@@ -267,7 +267,16 @@ impl Run<'_> {
             let committed = self.watcher.committed();
             self.world.found(Finding::NotRecovered { what: format!("the history ({committed:?}), after {after}") });
         }
-        (accepting, healed.elapsed())
+        let caught_up = healed.elapsed();
+        // Two brokers that are missing at once are another fault than one after the other.
+        while !self.log.in_sync() {
+            if healed.elapsed() > RECOVER {
+                self.world.found(Finding::NotRecovered { what: format!("replicas, after {after}") });
+                break;
+            }
+            sleep(LOOK).await;
+        }
+        (accepting, caught_up)
     }
 
     /// Sends one message to each probe scope through each pod, until all are accepted.

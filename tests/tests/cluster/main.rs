@@ -4,6 +4,7 @@
 //! `CYCLES` says how many faults there are, `CHATIFY_SEED` repeats a run, and `CHATIFY_FAULTS` (names with commas) limits the
 //! kinds. The tables of a run are written to `target/reports`.
 
+mod fleet;
 mod promise;
 mod seeded;
 

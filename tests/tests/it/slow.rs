@@ -5,7 +5,7 @@ use chatify_tests::message::ChatMessage;
 use chatify_tests::process::allow_open_files;
 use chatify_tests::seeds::message_id;
 use chatify_tests::server::{Options, Server};
-use chatify_tests::waiting::{LONG, SOON, eventually, within};
+use chatify_tests::waiting::{LONG, eventually, within};
 use futures_util::stream::{self, StreamExt};
 use tokio::task::JoinSet;
 
@@ -80,7 +80,7 @@ async fn a_thousand_silent_subscribers_cost_their_outboxes_and_disturb_nobody() 
         assert_eq!(seen, sent);
     }
     let slow = "reason=\"slow_consumer\"";
-    eventually(SOON, "every silent subscriber was given up", || async {
+    eventually(LONG, "every silent subscriber was given up", || async {
         let closed = server.metric("chatify_connections_closed_total", slow).await.unwrap_or_default();
         (closed >= SILENT as f64).then_some(())
     })
