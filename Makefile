@@ -1,6 +1,6 @@
 # What a developer does with this tree. Every command works on a fresh machine with Rust and build-essential.
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test faults fmt lint bench clean-data services-start services-stop services-status services-reset services-test
+.PHONY: help run cluster build test faults seeded-bugs fmt lint bench clean-data services-start services-stop services-status services-reset services-test
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -18,8 +18,12 @@ test: ## everything: format, lints, layers, unit, contract, property, end to end
 	@scripts/test.sh
 
 faults: ## 200 faults, one after the other, under load: about an hour; the table goes to target/reports/faults.md
-	@cargo build --locked --package chatify-host --bin chatify
-	@CYCLES=$${CYCLES:-200} cargo test --locked --package chatify-tests --test cluster whatever -- --nocapture
+	@cargo build --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --bins
+	@CYCLES=$${CYCLES:-200} cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test cluster whatever -- --nocapture
+
+seeded-bugs: ## does the fault suite find the bugs that are put in on purpose? about eight minutes
+	@scripts/seeded-bugs.sh
+	@cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test cluster every_seeded -- --nocapture
 
 fmt: ## format the Rust sources
 	@cargo fmt --all

@@ -40,9 +40,6 @@ cargo clippy "${everything[@]}" --all-targets -- -D warnings || fail "clippy has
 step "documentation: cargo doc, warnings are errors"
 RUSTDOCFLAGS="-D warnings" cargo doc "${everything[@]}" --no-deps || fail "the documentation has broken links"
 
-step "build: the binary whose bugs the fault suite must find"
-scripts/seeded-bugs.sh
-
 step "build: the binary and all tests"
 cargo build "${everything[@]}" --bins --tests || fail "the build failed"
 

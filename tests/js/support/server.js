@@ -12,6 +12,8 @@ import { promisify } from "node:util";
 import { DEADLINE_MS, within } from "./waiting.js";
 
 const BINARY = process.env.CHATIFY_BIN ?? fileURLToPath(new URL("../../../target/debug/chatify", import.meta.url));
+/** Whether the binary stands for three pods behind a load balancer. */
+const CLUSTER = path.basename(BINARY) === "chatify-test-cluster";
 const POLL_MS = 20;
 
 /** One server with its own data directory, which it keeps over restarts. */
@@ -123,13 +125,17 @@ export class Server {
       for (const token of this.#tokens) assert.ok(!this.#log.includes(token), "a token is in the server's log");
     } finally {
       this.#child?.kill("SIGKILL");
+      // What a cluster keeps in shared services does not go with the directory.
+      if (CLUSTER) await promisify(execFile)(BINARY, ["forget"], { env: this.#environment(), cwd: this.#directory });
       await rm(this.#directory, { recursive: true, force: true });
     }
   }
 
   #environment() {
     const own = Object.entries(this.#settings).map(([name, value]) => [`CHATIFY__${name}`, value]);
-    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("CHATIFY"));
+    // Where the services of a cluster are is the machine's business; everything else is the test's.
+    const kept = (name) => !name.startsWith("CHATIFY") || name.startsWith("CHATIFY_TEST_");
+    const inherited = Object.entries(process.env).filter(([name]) => kept(name));
     return {
       ...Object.fromEntries(inherited),
       CHATIFY__SERVER__LISTEN: this.#listen,
