@@ -5,9 +5,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 
+# shellcheck source=scripts/services/use.sh
+. "$ROOT/scripts/services/use.sh"
+
 directory=$(mktemp -d)
-export SERVICES_PORT_BASE=12000 SERVICES_STATE=$directory/state
-port=12379
+SERVICES_PORT_BASE=$(free_port_base 12000 8000 4000)
+export SERVICES_PORT_BASE SERVICES_STATE=$directory/state
+port=$((SERVICES_PORT_BASE + 379))
 bystander=""
 trap 'scripts/services.sh stop redis redis-cluster kafka; [ -z "$bystander" ] || kill "$bystander"; rm -rf "$directory"' EXIT
 

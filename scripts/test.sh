@@ -47,6 +47,11 @@ step "scripts/services.sh: what it promises"
 scripts/services-test.sh
 
 step "services: Kafka, Cassandra, Redis"
+# What a developer has running is used; otherwise ports are chosen that nobody has.
+if [ -z "${SERVICES_PORT_BASE:-}" ] && ! scripts/services.sh running kafka; then
+    base=$(free_port_base 16000 20000 8000)
+    [ "$base" = 16000 ] || export SERVICES_PORT_BASE=$base
+fi
 use_services kafka cassandra redis redis-cluster
 eval "$(scripts/services.sh env)"
 
@@ -65,7 +70,7 @@ step "the same end-to-end suite against three pods behind a load balancer"
 CHATIFY_TEST_PROFILE=cluster run_tests --test it -- --quiet | tee "$reports/rust-cluster" || fail "a Rust test failed with the cluster"
 
 step "three pods: what make cluster brings up"
-CLUSTER_PORT=${CLUSTER_PORT:-18081} scripts/cluster.sh --check
+CLUSTER_PORT=$(free_ports "0 1 2" 18081 18181 18281) scripts/cluster.sh --check
 
 step "official JavaScript client and browser: npm test"
 scripts/node.sh 2>&1 | tee "$reports/node" || fail "the JavaScript suites failed"
@@ -77,6 +82,8 @@ step "OpenAPI against the running binary: schemathesis"
 scripts/schemathesis.sh 2>&1 | tee "$reports/schemathesis" || fail "schemathesis failed"
 
 step "the fault suite: 24 faults and more under load, over three brokers and three pods"
+CHATIFY_TEST_FAULTS_PORT_BASE=$(free_port_base 24000 28000 4000)
+export CHATIFY_TEST_FAULTS_PORT_BASE
 run_tests --test cluster -- --quiet "$faults" | tee "$reports/rust-faults" || fail "the promise was broken under faults"
 
 step "summaries of the runners"
