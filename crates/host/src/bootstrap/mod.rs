@@ -1,6 +1,6 @@
 //! The composition root: the only place that knows which adapters run.
 //!
-//! [`serve`] is the life of a process from the top. Each profile's adapters are built in a module of its own; what they give is [`Adapters`].
+//! [`serve`] is the life of a process from the top. Each profile's adapters are built in a module of its own; what they give is `Adapters`.
 
 mod cluster;
 mod embedded;
