@@ -90,16 +90,26 @@ give_up() {
     fail "$@"
 }
 
+# A probe is a shell and the program that it waits for; both are to end.
+end_probe() {
+    local child children
+    children=$(cat "/proc/$1/task/$1/children" 2>/dev/null) || true
+    for child in $children "$1"; do
+        kill "$child" 2>/dev/null || true
+    done
+}
+
 # usage: await SERVICE COMMAND...; runs the command, which waits for the service; gives up once one of the service's processes has ended.
 await() {
     local service=$1 probe part
     shift
-    "$@" >"$STATE/$service.probe" 2>&1 &
+    # Neither may the lock live on in the probe.
+    "$@" >"$STATE/$service.probe" 2>&1 9>&- &
     probe=$!
     while kill -0 "$probe" 2>/dev/null; do
         for part in $(parts "$service"); do
             running_pid "$part" >/dev/null && continue
-            kill "$probe" 2>/dev/null || true
+            end_probe "$probe"
             tail -n 5 "$STATE/$part/log" >&2
             give_up "$part ended while starting, see $STATE/$part/log"
         done
