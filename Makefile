@@ -1,6 +1,6 @@
 # What a developer does with this tree. Every command works on a fresh machine with Rust and build-essential.
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test faults seeded-bugs fmt lint bench clean-data services-start services-stop services-status services-reset services-test
+.PHONY: help run cluster build test test-cluster faults seeded-bugs fmt lint bench clean-data services-start services-stop services-status services-reset services-test
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -21,6 +21,10 @@ faults: ## 200 faults, one after the other, under load: about an hour; the table
 	@cargo build --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --bins
 	@CYCLES=$${CYCLES:-200} cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test cluster whatever -- --nocapture
 
+test-cluster: ## the end-to-end suite of make test against three pods behind a load balancer (services must run: make services-start)
+	@cargo build --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --bins
+	@CHATIFY_TEST_PROFILE=cluster cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test it
+
 seeded-bugs: ## does the fault suite find the bugs that are put in on purpose? about eight minutes
 	@scripts/seeded-bugs.sh
 	@cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test cluster every_seeded -- --nocapture
@@ -40,7 +44,7 @@ clean-data: ## forget everything that ./data holds: messages, keys, tokens
 	@rm -rf data
 
 services-start: ## start Kafka, Cassandra and Redis for tests, and leave them running
-	@scripts/services.sh start kafka cassandra redis redis-cluster
+	@scripts/services.sh start kafka kafka-secure cassandra redis redis-cluster
 
 services-stop: ## stop them
 	@scripts/services.sh stop kafka kafka3 kafka-secure cassandra cassandra-secure redis redis-secure redis-cluster
