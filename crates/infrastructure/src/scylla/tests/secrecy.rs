@@ -142,6 +142,9 @@ async fn no_text_is_ever_logged() {
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    // With a single dispatcher alive, tracing asks the thread that first passes a call site whether anyone wants its lines, and remembers the answer for
+    // all: another test's thread would say no. With two alive it asks both dispatchers.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let (history, _supervisor) = connect(options().await).await;
     let scope = channel(&unique());
