@@ -234,8 +234,9 @@ impl Switch {
         let orderly = {
             let (from_client, to_client) = client.split();
             let (from_target, to_target) = target.split();
-            let up = pump(from_client, to_target, self.state.clone(), |state| state.fault.up);
-            let down = pump(from_target, to_client, self.state.clone(), |state| state.fault.down);
+            let chunk = self.buffer.map_or(CHUNK, |bytes| bytes.min(CHUNK));
+            let up = pump(from_client, to_target, chunk, self.state.clone(), |state| state.fault.up);
+            let down = pump(from_target, to_client, chunk, self.state.clone(), |state| state.fault.down);
             tokio::select! {
                 () = ended.cancelled() => false,
                 _ = state.wait_for(|state| state.generation != generation || state.fault.refuse) => false,
@@ -282,10 +283,11 @@ fn abort(stream: &TcpStream) {
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
+    chunk: usize,
     mut state: watch::Receiver<State>,
     flow: impl Fn(&State) -> Flow + Copy,
 ) -> End {
-    let mut chunk = vec![0; CHUNK];
+    let mut chunk = vec![0; chunk];
     let mut swallowed = false;
     loop {
         let passes = state.wait_for(|state| flow(state) != Flow::Hold).await.map(|state| flow(&state));

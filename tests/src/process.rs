@@ -1,6 +1,7 @@
 //! What the server's process holds, read from the kernel.
 
 use std::fs;
+use std::time::Duration;
 
 /// Memory that `pid` has in RAM, in bytes.
 ///
@@ -12,6 +13,19 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a live process has a VmRSS line");
     let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
     kibibytes.expect("VmRSS is a number of KiB") * 1024
+}
+
+/// CPU time that the living threads of `pid` have had so far, the kernel's work for them included.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    // A thread may end while it is looked at.
+    let times = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok());
+    let nanoseconds = times.filter_map(|times| times.split(' ').next()?.parse::<u64>().ok());
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Files and sockets that `pid` has open, as the kernel names them.

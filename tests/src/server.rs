@@ -16,8 +16,9 @@ use std::sync::Arc;
 pub use crate::home::{Home, Options};
 
 /// What the load balancer's kernel holds in each direction, in bytes: so little that a client which does not read is soon a slow one
-/// for its pod as well.
-const BALANCER_BUFFER: usize = 16 << 10;
+/// for its pod as well. A pod's kernel holds the more for a connection the more has flowed through it, so 16 KiB would be too much: 66 KB flowed, and
+/// then 600 KB had room.
+const BALANCER_BUFFER: usize = 4 << 10;
 
 /// A running server. Dropping it kills its processes.
 #[derive(Debug)]

@@ -5,10 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod embedded;
-#[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod record;
-#[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "scylla")]
 pub mod scylla;

@@ -362,6 +362,9 @@ async fn the_suite_sees_a_server_that_does_not_sync() {
 /// SQLite takes a page that cannot be read for damage, so the writer ends the process when it meets one. Until then the truth is told, or nothing.
 #[tokio::test]
 async fn a_disk_that_cannot_be_read_is_no_empty_history() {
+    if embedded_only("disk faults") {
+        return;
+    }
     let (disk, home) = (Disk::new(), Home::new());
     let server = Server::start_in(&home, Options::new()).await;
     let mut alice = server.hub("alice").await;
