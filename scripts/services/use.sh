@@ -35,5 +35,5 @@ free_ports() {
 
 # usage: free_port_base BASE...; for services of one's own, see SERVICES_PORT_BASE.
 free_port_base() {
-    free_ports "379 389 479 480 481 489 490 491 1000 3042 3092 3093 3192 3193 3194 3202 3203 3204" "$@"
+    free_ports "379 389 479 480 481 489 490 491 1000 3042 3092 3093 3192 3193 3194 3202 3203 3204 3212 3213 3214 3230 3231 3232" "$@"
 }

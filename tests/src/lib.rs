@@ -5,7 +5,8 @@
 //! cables that can be cut); [`http`] and [`hub`] (well-behaved clients),
 //! [`raw`] (a client that can misbehave), [`records`] and [`messagepack`] (the hub protocol's wire), [`checker`] (the
 //! promise as a function over what clients saw), [`process`] (what the server holds), [`tokens`] (tokens nobody should
-//! accept), [`waiting`] (deadlines) and [`seeds`] (randomness that repeats itself). The suites are in `tests/it`.
+//! accept), [`waiting`] (deadlines) and [`seeds`] (randomness that repeats itself). The suites are in `tests/it`, programs that
+//! measure in `examples`; [`measure`] is what they share.
 #![warn(missing_docs)]
 
 pub mod checker;
@@ -16,6 +17,7 @@ pub mod home;
 pub mod http;
 pub mod hub;
 pub mod link;
+pub mod measure;
 pub mod message;
 pub mod messagepack;
 pub mod pod;

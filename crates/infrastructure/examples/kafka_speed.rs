@@ -4,8 +4,8 @@
 //!
 //! Rounds of both are interleaved, so that a slow moment of the machine hits both; compare the ratios, not the rates.
 
-use chatify_application::ports::LogAppender;
-use chatify_application::ports::log::{AppendError, NewRecord};
+use chatify_application::ports::log::{AppendError, LogRecord, NewRecord};
+use chatify_application::ports::{LogAppender, LogTail};
 use chatify_building_blocks::clock::{Clock, SystemClock};
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::random::{Random, SystemRandom};
@@ -23,6 +23,7 @@ use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -30,6 +31,7 @@ const ROUNDS: usize = 5;
 const SPAN: Duration = Duration::from_secs(3);
 const OUTSTANDING: [usize; 3] = [1, 64, 1024];
 const PARTITIONS: u32 = 3;
+const LIVE_PER_SECOND: usize = 1_000;
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then says so in a chat.";
 
 /// What a round of sends did.
@@ -53,6 +55,10 @@ async fn main() -> Outcome<()> {
     let log = KafkaLog::connect(options.clone(), Arc::new(SystemClock::new()), &supervisor).await?;
     let mut output = std::io::stdout();
     sends(&mut output, &log, &options).await?;
+    log.close().await;
+    // A topic of its own: the sends above have left millions.
+    options.topic = format!("{}-caught-up", options.topic);
+    let log = KafkaLog::connect(options.clone(), Arc::new(SystemClock::new()), &supervisor).await?;
     catch_up(&mut output, &log, &options, records).await?;
     log.close().await;
     supervisor.cancel();
@@ -156,33 +162,94 @@ fn bare_producer(options: &KafkaOptions) -> Outcome<FutureProducer> {
     Ok(config.create()?)
 }
 
-/// How long a pod takes to read a log from its first record on.
+/// How long a pod takes to read a log from its first record on, and what those who are up to date notice of it.
 async fn catch_up(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions, records: usize) -> Outcome<()> {
-    let appender = log.appender();
+    fill(&*log.appender(), records).await?;
     let tail = log.tail();
-    let total = |states: &[chatify_application::ports::log::PartitionState]| -> i64 {
-        states.iter().map(|state| state.end.number() - state.first.number()).sum()
-    };
-    let missing = records.saturating_sub(usize::try_from(total(&tail.partitions().await?))?);
-    fill(&*appender, missing).await?;
-    let states = tail.partitions().await?;
-    let wanted = usize::try_from(total(&states))?;
-    let from: Vec<_> = states.iter().map(|state| (state.partition, state.first)).collect();
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let clock = SystemClock::new();
-        let mut reader = tail.open(&from).await?;
-        let mut seen = 0;
-        while seen < wanted {
-            seen += reader.next().await?.len();
-        }
-        let ours = wanted as f64 / clock.uptime().as_secs_f64();
-        let theirs = bare_consumer(options, wanted)?;
+        read_whole(&*tail, records).await?;
+        let ours = records as f64 / clock.uptime().as_secs_f64();
+        let theirs = bare_consumer(options, records)?;
         rounds.push([ours, theirs, ours / theirs]);
     }
     let [ours, theirs, ratio] = [0, 1, 2].map(|column| median(rounds.iter().map(|round| round[column])));
-    writeln!(output, "catch-up with {wanted} records: log {ours:.0}/s, bare {theirs:.0}/s, ratio {ratio:.2}")?;
+    writeln!(output, "catch-up with {records} records: log {ours:.0}/s, bare {theirs:.0}/s, ratio {ratio:.2}")?;
+    let mut pairs = Vec::new();
+    for _ in 0..ROUNDS {
+        let alone = live(log.appender(), log.tail()).await?;
+        let mut beside = JoinSet::new();
+        beside.spawn(live(log.appender(), log.tail()));
+        let mut caught_up = 0;
+        let beside = loop {
+            tokio::select! {
+                biased;
+                Some(round) = beside.join_next() => break round??,
+                read = read_whole(&*tail, records) => read?,
+            }
+            caught_up += 1;
+        };
+        pairs.push([alone.p50, alone.p99, beside.p50, beside.p99, f64::from(caught_up)]);
+    }
+    let [p50, p99, beside_p50, beside_p99, caught_up] =
+        [0, 1, 2, 3, 4].map(|column| median(pairs.iter().map(|pair| pair[column])));
+    writeln!(
+        output,
+        "append to reader at {LIVE_PER_SECOND}/s: p50 {p50:.2} ms, p99 {p99:.2} ms; while another catches up ({caught_up:.0} times in {} s): p50 \
+         {beside_p50:.2} ms, p99 {beside_p99:.2} ms, {:.1} times",
+        SPAN.as_secs(),
+        beside_p99 / p99
+    )?;
     Ok(())
+}
+
+/// Reads from the first record on until there were `wanted`, as a pod that starts.
+async fn read_whole(tail: &dyn LogTail, wanted: usize) -> Outcome<()> {
+    let from: Vec<_> = tail.partitions().await?.iter().map(|state| (state.partition, state.first)).collect();
+    let mut reader = tail.open(&from).await?;
+    let mut seen = 0;
+    while seen < wanted {
+        seen += reader.next().await?.len();
+    }
+    Ok(())
+}
+
+/// What a pod that is up to date notices: from the append of a record until its own reader has it, for [`SPAN`].
+async fn live(appender: Arc<dyn LogAppender>, tail: Arc<dyn LogTail>) -> Outcome<Round> {
+    let clock = Arc::new(SystemClock::new());
+    let from: Vec<_> = tail.partitions().await?.iter().map(|state| (state.partition, state.end)).collect();
+    let mut reader = tail.open(&from).await?;
+    let count = SPAN.as_secs() as usize * LIVE_PER_SECOND;
+    let (theirs, correlation) = (Arc::clone(&clock), CorrelationId::generate(&SystemRandom));
+    let mut sending = JoinSet::new();
+    sending.spawn(async move {
+        let mut flying = FuturesUnordered::new();
+        for number in 0..count {
+            let due = Duration::from_secs(1) * u32::try_from(number)? / LIVE_PER_SECOND as u32;
+            tokio::time::sleep(due.saturating_sub(theirs.uptime())).await;
+            let event = said(number, &theirs.uptime().as_nanos().to_string());
+            flying.push(appender.append(NewRecord { event, correlation })?);
+        }
+        while let Some(outcome) = flying.next().await {
+            outcome?;
+        }
+        Outcome::Ok(())
+    });
+    let mut latencies = Vec::with_capacity(count);
+    while latencies.len() < count {
+        for record in reader.next().await? {
+            let arrived = clock.uptime();
+            if let LogRecord { content: Ok(ChatEvent::MessageSent(message)), .. } = &record {
+                let began = message.text.as_str().parse().map_or(arrived, Duration::from_nanos);
+                latencies.push(arrived.saturating_sub(began));
+            }
+        }
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent??;
+    }
+    Ok(round(latencies, clock.uptime()))
 }
 
 async fn fill(appender: &dyn LogAppender, records: usize) -> Outcome<()> {
@@ -225,11 +292,15 @@ fn bare_consumer(options: &KafkaOptions, wanted: usize) -> Outcome<f64> {
 }
 
 fn event(number: usize) -> ChatEvent {
+    said(number, TEXT)
+}
+
+fn said(number: usize, text: &str) -> ChatEvent {
     ChatEvent::MessageSent(Arc::new(MessageSent {
         message_id: MessageId::from_u128(SystemRandom.u128()),
         scope: Scope::parse(&format!("Channel:{}", number % 200)).expect("a valid scope"),
         sender_id: SenderId::parse(&format!("user-{}", number % 1000)).expect("a valid id"),
-        text: Text::parse(TEXT).expect("a short text"),
+        text: Text::parse(text).expect("a short text"),
         origin_pod_id: PodId::parse("speed").expect("a valid id"),
     }))
 }

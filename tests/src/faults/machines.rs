@@ -134,12 +134,18 @@ impl Machines {
         loopback(self.base + CASSANDRA).to_string()
     }
 
+    /// The cache, past the links.
+    #[must_use]
+    pub fn cache_direct(&self) -> SocketAddr {
+        loopback(self.base + REDIS)
+    }
+
     /// Empties the cache, as an operator's slip would.
     ///
     /// # Panics
     /// When it does not answer.
     pub fn empty_cache(&self) {
-        let mut stream = TcpStream::connect(loopback(self.base + REDIS)).expect("the cache accepts");
+        let mut stream = TcpStream::connect(self.cache_direct()).expect("the cache accepts");
         stream.write_all(b"FLUSHALL\r\n").expect("the cache takes a command");
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).expect("the cache answers");

@@ -115,6 +115,10 @@ fn set_group(config: &mut ClientConfig, options: &KafkaOptions) {
     config
         .set("group.id", &options.group_id)
         .set("partition.assignment.strategy", "cooperative-sticky")
+        // The history is written in lots: memory answers for the newest messages, and a lot costs broker and store one request where single records cost
+        // one each.
+        .set("fetch.min.bytes", "65536")
+        .set("fetch.wait.max.ms", "250")
         // A killed pod's partitions have no history writer for this long.
         .set("session.timeout.ms", "10000")
         .set("max.poll.interval.ms", "300000");
