@@ -9,6 +9,7 @@
 use chatify_building_blocks::clock::{Clock, SystemClock};
 use chatify_tests::cluster::Services;
 use chatify_tests::hub::{Hub, HubOptions};
+use chatify_tests::measure::spread::Spread;
 use chatify_tests::profile::Profile;
 use chatify_tests::seeds::message_id;
 use chatify_tests::server::Server;
@@ -222,10 +223,10 @@ fn due_of(text: &str) -> Option<Duration> {
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
-fn round_of(mut latencies: Vec<Duration>) -> Round {
-    latencies.sort();
-    let at = |share: usize| latencies.get(latencies.len() * share / 100).map_or(0.0, |found| found.as_secs_f64() * 1e3);
-    Round { p50: at(50), p99: at(99), count: latencies.len() }
+fn round_of(latencies: Vec<Duration>) -> Round {
+    let spread = Spread::of(latencies);
+    let [p50, p99] = [50, 99].map(|percent| spread.at(percent).as_secs_f64() * 1e3);
+    Round { p50, p99, count: spread.count() }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

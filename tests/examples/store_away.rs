@@ -21,7 +21,7 @@
 use chatify_tests::faults::store;
 use chatify_tests::faults::verdict::{Finding, judge_history};
 use chatify_tests::faults::watch::{CommitWatcher, Watched};
-use chatify_tests::measure::scene::{Cast, PARTITIONS, Scene};
+use chatify_tests::measure::scene::{Cast, Scene};
 use chatify_tests::measure::spread::Spread;
 use chatify_tests::seeds::Seed;
 use std::error::Error;
@@ -78,7 +78,7 @@ async fn main() -> Outcome<()> {
     let listeners = SCOPES * RECIPIENTS;
     let cast = Cast { scopes: SCOPES, listeners, speakers: SPEAKERS, pace, seed: seed.number() };
     let mut scene = Scene::open(cast).await;
-    let watcher = CommitWatcher::start(watched(&scene), Arc::clone(&scene.stage.world));
+    let watcher = CommitWatcher::start(Watched::of(&scene.machines, &scene.fleet), Arc::clone(&scene.stage.world));
     warm_up(&scene, rate).await;
     let mut windows = vec![window(&scene, "before", sleep(WINDOW)).await?];
     let usual = lag(&scene, &watcher);
@@ -107,18 +107,6 @@ async fn main() -> Outcome<()> {
     }
     writeln!(std::io::stdout(), "\nnothing was lost, repeated or reordered; the history is the log, row by row")?;
     Ok(())
-}
-
-fn watched(scene: &Scene) -> Watched {
-    let names = scene.fleet.names();
-    Watched {
-        bootstrap: scene.machines.brokers_direct(),
-        topic: names.topic("1"),
-        partitions: PARTITIONS,
-        group: names.group(),
-        store: scene.machines.store_direct(),
-        keyspace: names.keyspace(),
-    }
 }
 
 /// Waits until the load is what it is to be, or does not get there.

@@ -1,6 +1,7 @@
 //! Subscribers: hub clients that follow the rules of docs/PROTOCOL.md, reconnect, resume by position, and compare all that they are shown with the log.
 
 use super::log::SharedReference;
+use super::machines::Fleet;
 use super::record::{Entry, Outcome, Recorder};
 use super::senders::{InFlight, Outgoing};
 use super::verdict::{Finding, Follower, Seen};
@@ -15,6 +16,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,6 +111,29 @@ pub struct World {
 }
 
 impl World {
+    /// The world of the clients of `fleet`, who talk in the channels `NAME-0` and so on. Its history lies in `target/faults`, under `history`.
+    #[must_use]
+    pub fn new(
+        fleet: &Fleet,
+        channels: (&str, usize),
+        phase: watch::Receiver<Phase>,
+        reference: SharedReference,
+        history: &str,
+    ) -> Self {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/faults");
+        let (name, count) = channels;
+        Self {
+            address: fleet.address(),
+            key: fleet.names().key().to_owned(),
+            scopes: (0..count).map(|number| format!("Channel:{name}-{number}")).collect(),
+            phase,
+            reference,
+            recorder: Recorder::create(&directory, &format!("{history}-{}", fleet.names().group())),
+            findings: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+
     /// A token for `user` that is good for the whole run.
     #[must_use]
     pub fn token(&self, user: &str) -> String {

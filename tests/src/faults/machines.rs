@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
 
+/// Partitions of the log.
+pub const PARTITIONS: i32 = 3;
 /// Brokers of the log.
 pub const BROKERS: usize = 3;
 /// Where the ports of the run's own services begin, unless `CHATIFY_TEST_FAULTS_PORT_BASE` says otherwise.

@@ -2,9 +2,8 @@
 
 use super::clients::{ANSWER, Client, Counters, Habits, Phase, World};
 use super::log::LogReader;
-use super::machines::{Fleet, Machines};
+use super::machines::{Fleet, Machines, PARTITIONS};
 use super::nemesis::{Kind, Nemesis, schedule};
-use super::record::Recorder;
 use super::report::{Cycle, Report};
 use super::senders::{Outgoing, post, read_back, samples};
 use super::store;
@@ -20,14 +19,12 @@ use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Partitions of the log.
-const PARTITIONS: i32 = 3;
 /// Scopes that are only there to see whether a pod takes messages for every partition.
 const PROBES: usize = 6;
 /// How long what was healed may take to come back.
@@ -124,18 +121,9 @@ pub async fn run(machines: &Machines, plan: Plan) -> Report {
     let mut fleet = Fleet::start(machines.services(), options, plan.seed).await;
     let log = LogReader::start(&machines.brokers_direct(), &fleet.names().topic("1"), PARTITIONS);
     let (phase, seen) = watch::channel(Phase::Running);
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/faults");
-    let world = Arc::new(World {
-        address: fleet.address(),
-        key: fleet.names().key().to_owned(),
-        scopes: (0..plan.scopes).map(|number| format!("Channel:room-{number}")).collect(),
-        phase: seen,
-        reference: log.reference(),
-        recorder: Recorder::create(&directory, &format!("{}-{}", plan.seed, fleet.names().group())),
-        findings: Mutex::default(),
-        counters: Counters::default(),
-    });
-    let watcher = CommitWatcher::start(watched(machines, &fleet), Arc::clone(&world));
+    let channels = ("room", plan.scopes);
+    let world = Arc::new(World::new(&fleet, channels, seen, log.reference(), &plan.seed.to_string()));
+    let watcher = CommitWatcher::start(Watched::of(machines, &fleet), Arc::clone(&world));
     let mut crowd = gather(&world, &plan);
     let mut run = Run { machines, fleet: &mut fleet, world: &world, log: &log, watcher: &watcher, probes: Vec::new() };
     let cycles = run.break_things(&plan).await;
@@ -150,17 +138,6 @@ pub async fn run(machines: &Machines, plan: Plan) -> Report {
     }
     let totals = totals(&world.counters, &log);
     Report { seed: plan.seed, cycles, clients: plan.clients, totals, findings, history, took: started.elapsed() }
-}
-
-fn watched(machines: &Machines, fleet: &Fleet) -> Watched {
-    Watched {
-        bootstrap: machines.brokers_direct(),
-        topic: fleet.names().topic("1"),
-        partitions: PARTITIONS,
-        group: fleet.names().group(),
-        store: machines.store_direct(),
-        keyspace: fleet.names().keyspace(),
-    }
 }
 
 fn gather(world: &Arc<World>, plan: &Plan) -> Crowd {

@@ -2,6 +2,7 @@
 
 use super::clients::World;
 use super::log::consumer;
+use super::machines::{Fleet, Machines, PARTITIONS};
 use super::store;
 use super::verdict::{Commits, Finding, LogRecord};
 use rdkafka::consumer::Consumer;
@@ -34,6 +35,21 @@ pub struct Watched {
     pub store: String,
     /// The history.
     pub keyspace: String,
+}
+
+impl Watched {
+    /// What the pods of `fleet` write.
+    #[must_use]
+    pub fn of(machines: &Machines, fleet: &Fleet) -> Self {
+        Self {
+            bootstrap: machines.brokers_direct(),
+            topic: fleet.names().topic("1"),
+            partitions: PARTITIONS,
+            group: fleet.names().group(),
+            store: machines.store_direct(),
+            keyspace: fleet.names().keyspace(),
+        }
+    }
 }
 
 /// Watches for as long as it lives.

@@ -3,10 +3,9 @@
 use super::listeners::Listener;
 use super::speakers::Speaker;
 use super::stage::Stage;
-use crate::faults::clients::{Counters, Phase, World};
+use crate::faults::clients::{Phase, World};
 use crate::faults::log::LogReader;
-use crate::faults::machines::{Fleet, Machines};
-use crate::faults::record::Recorder;
+use crate::faults::machines::{Fleet, Machines, PARTITIONS};
 use crate::faults::verdict::{Answer, Attempt, Finding, judge_answers};
 use crate::home::Options;
 use crate::http::Http;
@@ -16,15 +15,12 @@ use crate::profile::PODS;
 use crate::waiting::{LONG, eventually};
 use chatify_building_blocks::random::{Random, SeededRandom};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Partitions of the log.
-pub const PARTITIONS: i32 = 3;
 /// How long the end of a run may take, step by step.
 const FINISH: Duration = Duration::from_secs(120);
 /// Files that people and links need.
@@ -75,17 +71,7 @@ impl Scene {
         let fleet = Fleet::start(machines.services(), options, cast.seed).await;
         let log = LogReader::start(&machines.brokers_direct(), &fleet.names().topic("1"), PARTITIONS);
         let (phase, seen) = watch::channel(Phase::Running);
-        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/faults");
-        let world = Arc::new(World {
-            address: fleet.address(),
-            key: fleet.names().key().to_owned(),
-            scopes: (0..cast.scopes).map(|number| format!("Channel:measured-{number}")).collect(),
-            phase: seen,
-            reference: log.reference(),
-            recorder: Recorder::create(&directory, &format!("measured-{}", fleet.names().group())),
-            findings: Mutex::default(),
-            counters: Counters::default(),
-        });
+        let world = Arc::new(World::new(&fleet, ("measured", cast.scopes), seen, log.reference(), "measured"));
         let stage = Arc::new(Stage::new(world));
         let (speakers, listeners) = (JoinSet::new(), JoinSet::new());
         let mut scene = Self { machines, fleet, log, stage, phase, speakers, listeners };
