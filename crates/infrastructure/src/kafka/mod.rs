@@ -13,6 +13,7 @@ mod delivery;
 mod error;
 mod group;
 mod health;
+mod insist;
 pub mod lag;
 mod letters;
 mod options;

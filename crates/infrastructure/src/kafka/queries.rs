@@ -10,6 +10,7 @@ use super::Shared;
 use super::client::{ClientEvents, Role, client_config};
 use super::closing::close_on_thread;
 use super::error::KafkaStartError;
+use super::insist::insist;
 use super::position::kafka_partition;
 use chatify_application::ports::log::LogError;
 use chatify_domain::{Partition, Timestamp};
@@ -27,10 +28,6 @@ use tokio::sync::oneshot;
 
 /// No answer within this is an answer: the brokers are away.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A partition that moves to another broker is waited for so long.
-const MOVING_PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two questions for it.
-const MOVING_PAUSE: Duration = Duration::from_millis(20);
 /// The client's own events are looked at this often while nobody asks.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 /// So many callers wait at most; only a log that is away lets them gather.
@@ -62,23 +59,6 @@ pub(super) enum QueryError {
     /// The log is closed.
     #[error("the log is closed")]
     Closed,
-}
-
-impl QueryError {
-    /// Whether the partition's new broker can answer in a moment.
-    fn is_moving(&self) -> bool {
-        let Self::Refused { source, .. } = self else { return false };
-        matches!(
-            source.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::NotLeaderForPartition
-                    | RDKafkaErrorCode::LeaderNotAvailable
-                    | RDKafkaErrorCode::ReplicaNotAvailable
-                    | RDKafkaErrorCode::OffsetNotAvailable
-                    | RDKafkaErrorCode::KafkaStorageError
-            )
-        )
-    }
 }
 
 impl From<QueryError> for LogError {
@@ -286,42 +266,29 @@ impl Asker {
         Ok(firsts.into_iter().zip(ends).map(|(first, end)| Bounds { first, end: end.max(first) }).collect())
     }
 
-    /// The offsets of this end of every partition. While a partition moves to another broker nobody can say; that is waited for a little.
+    /// The offsets of this end of every partition. One request per broker, because the protocol takes the two ends for times.
     fn offsets(&mut self, end: Offset) -> Result<Vec<i64>, QueryError> {
-        let until = self.shared.clock.uptime() + MOVING_PATIENCE;
-        loop {
-            match self.offsets_now(end) {
-                Err(error) if error.is_moving() && self.shared.clock.uptime() < until => self.serve(MOVING_PAUSE),
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// One request per broker, because the protocol takes the two ends for times.
-    fn offsets_now(&mut self, end: Offset) -> Result<Vec<i64>, QueryError> {
         const WHAT: &str = "the ends of the log";
         let wanted = self.every_partition(end);
-        let found = self.request(WHAT, |client| client.offsets_for_times(wanted, DEADLINE))?;
-        by_partition(WHAT, &found)?.into_iter().map(|offset| offset.ok_or(QueryError::Late { what: WHAT })).collect()
+        let found = self.insist(WHAT, |client, patience| client.offsets_for_times(wanted.clone(), patience))?;
+        found.into_iter().map(|offset| offset.ok_or(QueryError::Late { what: WHAT })).collect()
     }
 
     fn committed(&mut self) -> Result<Vec<Option<i64>>, QueryError> {
-        const WHAT: &str = "what is committed";
         let wanted = self.every_partition(Offset::Invalid);
-        let found = self.request(WHAT, |client| client.committed_offsets(wanted, DEADLINE))?;
-        by_partition(WHAT, &found)
+        self.insist("what is committed", |client, patience| client.committed_offsets(wanted.clone(), patience))
     }
 
     fn offset_at(&mut self, partition: Partition, at: Timestamp) -> Result<i64, QueryError> {
         const WHAT: &str = "a position by its time";
-        let wanted = self.one_partition(partition, Offset::Offset(at.as_millis().max(0)));
-        let found = self.request(WHAT, |client| client.offsets_for_times(wanted, DEADLINE))?;
-        if let Some(Some(offset)) = by_partition(WHAT, &found)?.first() {
-            return Ok(*offset);
+        for place in [Offset::Offset(at.as_millis().max(0)), Offset::End] {
+            let wanted = self.one_partition(partition, place);
+            let found = self.insist(WHAT, |client, patience| client.offsets_for_times(wanted.clone(), patience))?;
+            if let Some(Some(offset)) = found.first() {
+                return Ok(*offset);
+            }
         }
-        let wanted = self.one_partition(partition, Offset::End);
-        let found = self.request(WHAT, |client| client.offsets_for_times(wanted, DEADLINE))?;
-        by_partition(WHAT, &found)?.first().copied().flatten().ok_or(QueryError::Late { what: WHAT })
+        Err(QueryError::Late { what: WHAT })
     }
 
     /// The last offsets need not be records: a transaction's marker takes one as well. So steps back grow until there is a record.
@@ -381,6 +348,20 @@ impl Asker {
         }
     }
 
+    /// Asks about partitions until somebody answers; the offsets in the order of the partitions.
+    fn insist(
+        &mut self,
+        what: &'static str,
+        ask: impl Fn(&BaseConsumer<ClientEvents>, Duration) -> KafkaResult<TopicPartitionList>,
+    ) -> Result<Vec<Option<i64>>, QueryError> {
+        let shared = Arc::clone(&self.shared);
+        self.request(what, |client| {
+            insist(client, &shared.options.topic, &*shared.clock, DEADLINE, |patience| {
+                by_partition(&ask(client, patience)?)
+            })
+        })
+    }
+
     fn request<T>(
         &mut self,
         what: &'static str,
@@ -430,13 +411,13 @@ pub(super) fn add(list: &mut TopicPartitionList, topic: &str, partition: Partiti
 }
 
 /// The offsets in the order of their partitions; none where the answer is "no such offset".
-fn by_partition(what: &'static str, found: &TopicPartitionList) -> Result<Vec<Option<i64>>, QueryError> {
+fn by_partition(found: &TopicPartitionList) -> KafkaResult<Vec<Option<i64>>> {
     let mut elements = found.elements();
     elements.sort_unstable_by_key(|element| element.partition());
     elements
         .iter()
         .map(|element| {
-            element.error().map_err(|source| QueryError::Refused { what, source })?;
+            element.error()?;
             Ok(match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,

@@ -7,6 +7,7 @@ mod frozen;
 mod group;
 mod outcomes;
 mod producer;
+mod queries;
 mod real;
 mod real_log;
 #[cfg(feature = "kafka-tls")]

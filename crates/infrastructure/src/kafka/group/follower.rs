@@ -4,6 +4,7 @@ use super::session::{Failure, Records, Session, numbered};
 use crate::kafka::Shared;
 use crate::kafka::client::{ClientEvents, Role, client_config};
 use crate::kafka::error::KafkaStartError;
+use crate::kafka::insist::insist;
 use crate::kafka::position::partition;
 use crate::kafka::queries::add;
 use chatify_domain::Partition;
@@ -204,9 +205,10 @@ impl Follower {
 
     /// Where each partition goes on: at what is committed, or at the first record when the group is new.
     fn places(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<(Partition, i64)>> {
-        let committed =
-            offsets(&self.client.committed_offsets(plain(partitions, Offset::Invalid)?, LOOK_UP_DEADLINE)?)?;
-        let firsts = offsets(&self.client.offsets_for_times(plain(partitions, Offset::Beginning)?, LOOK_UP_DEADLINE)?)?;
+        let wanted = plain(partitions, Offset::Invalid)?;
+        let committed = self.insist(|patience| self.client.committed_offsets(wanted.clone(), patience))?;
+        let wanted = plain(partitions, Offset::Beginning)?;
+        let firsts = self.insist(|patience| self.client.offsets_for_times(wanted.clone(), patience))?;
         let mut places = Vec::with_capacity(firsts.len());
         for (partition, first) in firsts {
             let first = first.unwrap_or(0);
@@ -223,6 +225,14 @@ impl Follower {
             places.push((partition, committed.unwrap_or(first).max(first)));
         }
         Ok(places)
+    }
+
+    fn insist(
+        &self,
+        ask: impl Fn(Duration) -> KafkaResult<TopicPartitionList>,
+    ) -> KafkaResult<BTreeMap<Partition, Option<i64>>> {
+        let (topic, clock) = (&self.shared.options.topic, &*self.shared.clock);
+        insist(&self.client, topic, clock, LOOK_UP_DEADLINE, |patience| offsets(&ask(patience)?))
     }
 
     fn give_up(&self, partitions: &TopicPartitionList) {
