@@ -10,6 +10,8 @@ pub enum Bug {
     UnknownSaidRefused,
     /// A position is committed before what is in front of it is in the history.
     CommitBeforePersist,
+    /// Positions of partitions that were given away are committed along with others.
+    CommitAfterRevoke,
     /// What the history store does not take is skipped.
     SkipOnStoreError,
     /// The window of known messages begins empty when a pod starts.
@@ -30,10 +32,11 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AckBeforeDurable,
         Self::UnknownSaidRefused,
         Self::CommitBeforePersist,
+        Self::CommitAfterRevoke,
         Self::SkipOnStoreError,
         Self::DedupeInMemoryOnly,
         Self::RepeatsShown,
@@ -51,6 +54,7 @@ impl Bug {
             Self::AckBeforeDurable => "ack-before-durable",
             Self::UnknownSaidRefused => "unknown-said-refused",
             Self::CommitBeforePersist => "commit-before-persist",
+            Self::CommitAfterRevoke => "commit-after-revoke",
             Self::SkipOnStoreError => "skip-on-store-error",
             Self::DedupeInMemoryOnly => "dedupe-in-memory-only",
             Self::RepeatsShown => "repeats-shown",

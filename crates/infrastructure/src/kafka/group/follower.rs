@@ -7,6 +7,7 @@ use crate::kafka::error::KafkaStartError;
 use crate::kafka::insist::insist;
 use crate::kafka::position::partition;
 use crate::kafka::queries::add;
+use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::Partition;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -90,9 +91,17 @@ fn committer(
     let (shared, client, session) = (Arc::clone(shared), Arc::clone(client), Arc::clone(session));
     let (commits, ordered) = sync_channel::<(Partition, i64)>(COMMITS_WAITING);
     let run = move || {
+        let mut ever = BTreeMap::new();
         while let Ok((partition, offset)) = ordered.recv() {
             let mut list = TopicPartitionList::with_capacity(1);
             add(&mut list, &shared.options.topic, partition, Offset::Offset(offset));
+            if seeded_bug(Bug::CommitAfterRevoke) {
+                ever.remove(&partition);
+                for (other, offset) in &ever {
+                    add(&mut list, &shared.options.topic, *other, Offset::Offset(*offset));
+                }
+                ever.insert(partition, offset);
+            }
             let outcome = client.commit(&list, CommitMode::Sync);
             let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
             session.commit_ended(partition, outcome.map_err(code));
