@@ -21,9 +21,10 @@ faults: ## 200 faults, one after the other, under load: about an hour; the table
 	@cargo build --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --bins
 	@CYCLES=$${CYCLES:-200} cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test cluster whatever -- --nocapture
 
-test-cluster: ## the end-to-end suite of make test against three pods behind a load balancer (services must run: make services-start)
+test-cluster: ## the end-to-end suites of make test, Rust and JavaScript, against three pods (services must run: make services-start)
 	@cargo build --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --bins
 	@CHATIFY_TEST_PROFILE=cluster cargo test --workspace --features chatify-host/kafka-tls,chatify-application/contract-tests --locked --test it
+	@CHATIFY_BIN=$(CURDIR)/target/debug/chatify-test-cluster scripts/node.sh
 
 seeded-bugs: ## does the fault suite find the bugs that are put in on purpose? about eight minutes
 	@scripts/seeded-bugs.sh

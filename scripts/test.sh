@@ -59,12 +59,15 @@ eval "$(scripts/services.sh env)"
 run_tests() {
     cargo test --workspace "${features[@]}" --locked "$@" 2>&1
 }
-# These take long and have commands of their own, as has the end-to-end suite on three pods: make faults, make seeded-bugs, make test-cluster.
+# The fault suite has a step of its own below; its own test takes long and has a command: make seeded-bugs.
 faults=whatever_breaks_nothing_accepted_is_lost_repeated_or_reordered
 bugs=every_seeded_bug_is_found
 
 step "unit, contract, property and end-to-end tests: cargo test"
 run_tests -- --quiet --skip "$faults" --skip "$bugs" | tee "$reports/rust" || fail "a Rust test failed"
+
+step "end to end on three pods: the same suite with the cluster profile"
+CHATIFY_TEST_PROFILE=cluster run_tests --test it -- --quiet | tee "$reports/rust-cluster" || fail "a Rust test failed on three pods"
 
 step "three pods: what make cluster brings up"
 CLUSTER_PORT=$(free_ports "0 1 2" 18081 18181 18281) scripts/cluster.sh --check
@@ -78,8 +81,16 @@ scripts/examples.sh
 step "OpenAPI against the running binary: schemathesis"
 scripts/schemathesis.sh 2>&1 | tee "$reports/schemathesis" || fail "schemathesis failed"
 
+# Last, because it wants three brokers, a store and a cache of its own, and the machine for itself.
+release_services
+step "fault suite: 24 faults under load, docs/RELIABILITY.md"
+faults_base=$(free_port_base 24000 28000 20000 16000)
+CHATIFY_TEST_FAULTS_PORT_BASE=$faults_base run_tests --test cluster "$faults" -- --quiet --nocapture \
+    | tee "$reports/rust-faults" || fail "the promise did not hold: docs/RELIABILITY.md says how to repeat a run"
+
 step "summaries of the runners"
-awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' "$reports/rust"
+awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' \
+    "$reports/rust" "$reports/rust-cluster" "$reports/rust-faults"
 grep -E '^(# |ℹ )(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' "$reports/node"
 sed -n '/= SUMMARY =/,$p' "$reports/schemathesis"
 

@@ -29,6 +29,10 @@ async fn whatever_breaks_nothing_accepted_is_lost_repeated_or_reordered() {
     publish("faults.md", &report.to_string());
     assert!(report.findings.is_empty(), "{report}");
     assert_eq!(report.cycles.len(), cycles, "every fault was there");
+    if cycles < CYCLES {
+        // A few faults of one kind, chosen by hand, need not meet with everything that clients do.
+        return;
+    }
     let total = |name: &str| report.totals.iter().find(|(known, _)| *known == name).map_or(0, |(_, figure)| *figure);
     for name in
         ["sends accepted", "sends repeated", "sends refused for good", "connections broken", "messages read back"]
