@@ -53,6 +53,7 @@ words() {
     mapfile -t locks < <(files -name package-lock.json)
     forbid '#\[ignore|#\[should_panic' 'every test runs, and asserts what it expects' "${rust[@]}"
     forbid '```(rust,)?(ignore|no_run)' 'every example runs; use ```text for what is none' "${rust[@]}"
+    forbid 'error = .*as &dyn std::error::Error' 'error = chain(...): JSON lines lose the causes of a field that is an error' "${rust[@]}"
     forbid '\b(todo|unimplemented)!\(' 'no stubs' "${rust[@]}"
     forbid '#!?\[allow\(' 'use #[expect(..., reason = "...")]' "${rust[@]}"
     forbid '\b(TODO|FIXME|XXX|HACK)\b' 'finish it or open an issue' "${text[@]}"

@@ -5,6 +5,7 @@ use crate::ports::log::LogGroup;
 use crate::segments::overlapping;
 use crate::single_flight::SingleFlight;
 use chatify_building_blocks::clock::Clock;
+use chatify_building_blocks::error::chain;
 use chatify_domain::{LoggedMessage, MessageId, Partition, Position, Scope};
 use futures_util::FutureExt;
 use std::collections::HashMap;
@@ -144,7 +145,7 @@ impl Inner {
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(positions) => committed.positions = positions.into_iter().collect(),
-            Err(error) => tracing::debug!(%error, "the commits of the history could not be read"),
+            Err(error) => tracing::debug!(error = chain(&error), "the commits of the history could not be read"),
         }
         committed.asked_at = Some(self.clock.uptime());
         committed.positions.get(&partition).copied().unwrap_or(Position::ZERO)

@@ -41,3 +41,44 @@ pub trait Classify: std::error::Error {
         None
     }
 }
+
+/// An error with its causes, each after a colon, for a log line: a field that is an error would show its causes on a terminal and lose them in JSON. A
+/// cause that the text before it ends with already, as some libraries write it, is not said twice.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{said}")]
+    struct Failure {
+        said: &'static str,
+        source: Option<Box<Failure>>,
+    }
+
+    fn failure(said: &'static str, source: Option<Failure>) -> Failure {
+        Failure { said, source: source.map(Box::new) }
+    }
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let refused = failure("connection refused", None);
+        let store = failure("no node answers: connection refused", Some(refused));
+        let history = failure("the history is away", Some(store));
+        assert_eq!(chain(&history), "the history is away: no node answers: connection refused");
+    }
+}

@@ -4,9 +4,10 @@ use crate::auth::key::{Key, KeyError};
 use crate::bootstrap::ClusterOptions;
 use crate::config::{Config, ConfigError, Profile};
 use crate::operations::dead_letters::DeadLettersCommand;
-use crate::{auth, error, operations};
+use crate::{auth, operations};
 use anyhow::Context as _;
 use chatify_building_blocks::clock::SystemClock;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::random::SystemRandom;
 use chatify_domain::SenderId;
 use clap::{Args, Parser, Subcommand};
@@ -143,7 +144,7 @@ pub fn run(arguments: Arguments, serve: impl FnOnce(Config, ServeArguments) -> a
 }
 
 fn refuse_configuration(wrong: &ConfigError) -> ExitCode {
-    complain(&error::chain(wrong));
+    complain(&chain(wrong));
     ExitCode::from(EXIT_CONFIGURATION)
 }
 

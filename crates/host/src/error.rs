@@ -57,19 +57,6 @@ pub fn hub_error(kind: ErrorKind, detail: &str) -> String {
     format!("{}: {detail}", answer(kind).code)
 }
 
-/// An error with its causes, for a log line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

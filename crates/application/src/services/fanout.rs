@@ -4,6 +4,7 @@ use crate::application::Core;
 use crate::ports::LocalDelivery;
 use crate::ports::log::{LogError, LogRecord, PartitionState, TailReader};
 use crate::recent::{Beginning, Provable};
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::{Epoch, LoggedMessage, Partition, Position, Timestamp};
@@ -48,7 +49,7 @@ impl FanOut {
                 Ended::Cancelled => return Ok(()),
                 Ended::Reopen(reason) => tracing::info!(reason, "the log is read anew"),
                 Ended::Failed(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the log cannot be read");
+                    tracing::warn!(error = chain(&error), "the log cannot be read");
                     self.core.fan_out.stalled(error.to_string());
                     let wait = self.core.options.consumer_backoff.wait(self.failures, &*self.core.ports.random);
                     self.failures = self.failures.saturating_add(1);

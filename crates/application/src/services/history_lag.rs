@@ -2,6 +2,7 @@
 
 use crate::application::Core;
 use crate::ports::log::LogError;
+use chatify_building_blocks::error::chain;
 use chatify_domain::{Partition, Position};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,7 +20,7 @@ pub(crate) async fn run(core: Arc<Core>, token: CancellationToken) -> Result<(),
     while token.run_until_cancelled(measurements.tick()).await.is_some() {
         match token.run_until_cancelled(measure(&core)).await {
             Some(Ok(lag)) => core.lag.store(lag, Ordering::Relaxed),
-            Some(Err(error)) => tracing::debug!(%error, "the history's lag could not be measured"),
+            Some(Err(error)) => tracing::debug!(error = chain(&error), "the history's lag could not be measured"),
             None => break,
         }
     }

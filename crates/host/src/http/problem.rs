@@ -1,11 +1,11 @@
 //! What went wrong, as an RFC 9457 problem document.
 
 use super::dto::{FieldErrorDto, ProblemDto};
-use crate::error::{answer, chain};
+use crate::error::answer;
 use axum::response::{IntoResponse, Response};
 use chatify_application::SendError;
 use chatify_building_blocks::correlation::CorrelationId;
-use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::error::{Classify, ErrorKind, chain};
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use http::{HeaderValue, StatusCode, header};
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! What a client may invoke: arguments in, command, answer out.
 
 use super::record::{Arguments, Invocation, Outcome};
-use crate::error::{answer, chain, hub_error};
+use crate::error::{answer, hub_error};
 use crate::http::dto::{MessageDto, SendResultDto};
 use crate::realtime::Subscriber;
 use crate::realtime::encode::write_json;
 use chatify_application::{Application, JoinScope, Joined, SendMessage, Sending};
 use chatify_building_blocks::correlation::CorrelationId;
-use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::error::{Classify, ErrorKind, chain};
 use chatify_domain::limits::PAGE_LIMIT_MAX;
 use chatify_domain::{MessageId, Position, Scope, ScopeType, Text};
 use serde::{Deserialize, Serialize};

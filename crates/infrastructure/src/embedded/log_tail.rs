@@ -9,6 +9,7 @@ use crate::record;
 use async_trait::async_trait;
 use chatify_application::ports::LogTail;
 use chatify_application::ports::log::{LogError, LogRecord, PartitionState, TailReader, Undecodable};
+use chatify_building_blocks::error::chain;
 use chatify_domain::{Partition, Position, Scope, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
@@ -152,7 +153,7 @@ fn record(row: &Row<'_>) -> Result<LogRecord, rusqlite::Error> {
     let value = row.get_ref(2)?.as_blob()?;
     let damaged = checksum::check("log_records", row.get(3)?, ValueDigest::of(value).at(position, appended_at));
     if let Err(error) = &damaged {
-        tracing::error!(%position, error = error as &dyn std::error::Error, "a record of the log is damaged");
+        tracing::error!(%position, error = chain(error), "a record of the log is damaged");
     }
     let content = damaged.map_err(|_| Undecodable::Malformed).and_then(|()| record::decode(value));
     Ok(LogRecord { partition: PARTITION, position, appended_at, size: value.len(), content })

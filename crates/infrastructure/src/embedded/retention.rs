@@ -4,6 +4,7 @@ use super::Store;
 use super::error::WriteError;
 use super::operations::{Operation, Trim};
 use chatify_building_blocks::clock::Clock;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Position, Timestamp};
 use std::convert::Infallible;
@@ -31,7 +32,7 @@ async fn expire(store: &Weak<Store>, cutoff: Timestamp) {
     if let Some(store) = store.upgrade()
         && let Err(error) = trim(&store, Position::MAX, cutoff).await
     {
-        tracing::warn!(%error, "old records of the log could not be removed");
+        tracing::warn!(error = chain(&error), "old records of the log could not be removed");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::database;
 use super::error::{OpenError, Verdict, judge};
 use super::options::Options;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::tasks::Supervisor;
 use rusqlite::Connection;
 use std::fs::{File, OpenOptions};
@@ -34,7 +35,7 @@ pub(super) fn reserve(connection: &Connection, options: &Options) -> Result<(), 
     lock("ROLLBACK")?;
     if let Err(error) = reserved {
         // A full disk is no reason not to start: reading has to go on.
-        tracing::warn!(%error, "no room could be reserved for the write-ahead log");
+        tracing::warn!(error = chain(&error), "no room could be reserved for the write-ahead log");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::error::{KafkaOptionsError, property_error};
 use super::health::{HealthState, ProducerStatistics};
 use super::options::KafkaOptions;
 use super::token;
+use chatify_building_blocks::error::chain;
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -223,7 +224,11 @@ impl ClientContext for ClientEvents {
     fn stats_raw(&self, statistics: &[u8]) {
         match serde_json::from_slice::<ProducerStatistics>(statistics) {
             Ok(statistics) => self.health.observe(&statistics, &self.topic),
-            Err(error) => tracing::warn!(client = self.role.name(), %error, "the client's statistics cannot be read"),
+            Err(error) => tracing::warn!(
+                client = self.role.name(),
+                error = chain(&error),
+                "the client's statistics cannot be read"
+            ),
         }
     }
 

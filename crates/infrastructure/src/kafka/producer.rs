@@ -8,6 +8,7 @@ use super::options::KafkaOptions;
 use super::topic;
 use chatify_application::ports::log::{AppendError, DurableSender};
 use chatify_building_blocks::backoff::Backoff;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::random::SystemRandom;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Position};
@@ -165,7 +166,7 @@ impl Inner {
             match next.take().map_or_else(|| self.make().map(Arc::new), Ok) {
                 Ok(producer) => failures = self.serve(&producer, failures),
                 Err(error) => {
-                    tracing::error!(%error, "the Kafka producer cannot be made");
+                    tracing::error!(error = chain(&error), "the Kafka producer cannot be made");
                     failures += 1;
                 }
             }

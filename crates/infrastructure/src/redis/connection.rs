@@ -6,6 +6,7 @@ use super::keys::{Keys, encoded_pod, slot_range};
 use super::link::{Connector, Link};
 use super::options::RedisOptions;
 use chatify_building_blocks::clock::Clock;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::random::Random;
 use chatify_building_blocks::tasks::Supervisor;
 use futures_util::future::try_join_all;
@@ -242,7 +243,7 @@ impl RedisConnection {
             return self.breaker.succeeded(range);
         };
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(error = error as &dyn std::error::Error, "redis command failed");
+        tracing::debug!(error = chain(error), "redis command failed");
         if returns != self.returns.load(Ordering::Acquire) || !self.breaker.failed(range, error.verdict()) {
             return;
         }
@@ -261,17 +262,13 @@ impl RedisConnection {
     }
 
     fn begin_outage(&self, error: &CallError) {
-        let reason = match error {
-            CallError::Failed(cause) => format!("{error}: {cause}"),
-            CallError::Away | CallError::Overloaded | CallError::Deadline => error.to_string(),
-        };
-        *self.current_outage() = Some(RedisOutage { since: self.clock.uptime(), reason });
+        *self.current_outage() = Some(RedisOutage { since: self.clock.uptime(), reason: chain(error) });
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
     }
 
     fn warn(&self, error: &CallError) {
         tracing::warn!(
-            error = error as &dyn std::error::Error,
+            error = chain(error),
             "redis is away: presence is unknown, limits count for each pod alone, signals stay in their pod"
         );
     }
@@ -318,7 +315,7 @@ impl RedisConnection {
         for attempt in 0.. {
             match self.restore().await {
                 Ok(()) => break,
-                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "redis is still away"),
+                Err(error) => tracing::debug!(error = chain(&error), "redis is still away"),
             }
             sleep(self.options.reconnect.wait(attempt, &*self.random)).await;
         }

@@ -12,6 +12,7 @@ use super::ledger::{Ledger, Slot};
 use async_trait::async_trait;
 use chatify_application::ports::PresenceStore;
 use chatify_application::ports::presence::{ConnectionId, Presence};
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{SenderId, Timestamp};
 use futures_util::future::try_join_all;
@@ -318,7 +319,7 @@ impl PresenceStore for RedisPresence {
         }
         if let Err(error) = self.synchronize().await {
             // While Redis is away the connection has said so, and its return starts a repair.
-            tracing::debug!(error = &error as &dyn std::error::Error, "presence was not renewed");
+            tracing::debug!(error = chain(&error), "presence was not renewed");
             if self.connection.is_available() {
                 self.repair.notify_one();
             }

@@ -7,6 +7,7 @@ use super::session::{self, ConnectError};
 use super::statements::Statements;
 use chatify_building_blocks::backoff::Backoff;
 use chatify_building_blocks::clock::Clock;
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::random::Random;
 use chatify_building_blocks::tasks::Supervisor;
 use scylla::client::session::Session;
@@ -146,10 +147,10 @@ impl Connector {
 
 /// One line at the first try, then about one a minute.
 fn report(error: &ScyllaStartError, attempt: u32) {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let error = chain(error);
     if attempt.is_multiple_of(ATTEMPTS_PER_LINE) {
-        tracing::warn!(%error, cause, attempt, "no connection with the history store; trying again");
+        tracing::warn!(error, attempt, "no connection with the history store; trying again");
     } else {
-        tracing::debug!(%error, cause, attempt, "no connection with the history store yet");
+        tracing::debug!(error, attempt, "no connection with the history store yet");
     }
 }

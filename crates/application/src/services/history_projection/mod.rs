@@ -5,6 +5,7 @@ mod plan;
 
 use crate::application::Core;
 use crate::ports::log::{GroupEvent, GroupMember, LogError};
+use chatify_building_blocks::error::chain;
 use chatify_domain::{Partition, Position};
 use futures_util::FutureExt;
 use partition::{Advance, COMMIT_AGAIN, Owned};
@@ -50,7 +51,7 @@ impl HistoryProjection {
             // What is remembered of a partition is only right for as long as nobody else can have owned it.
             self.owned.clear();
             let Err(error) = self.membership(&token).await else { continue };
-            tracing::warn!(error = &error as &dyn std::error::Error, "the history cannot follow the log");
+            tracing::warn!(error = chain(&error), "the history cannot follow the log");
             self.core.projection.stalled(error.to_string());
             let wait = self.core.options.consumer_backoff.wait(self.failures, &*self.core.ports.random);
             self.failures = self.failures.saturating_add(1);
@@ -131,7 +132,7 @@ impl HistoryProjection {
                     && let Err(error) = owned.commit(member).await
                 {
                     // The others wait for the release; what is not committed is read again by the next owner, which changes nothing.
-                    tracing::debug!(partition = partition.0, %error, "released without the last commit");
+                    tracing::debug!(partition = partition.0, error = chain(&error), "released without the last commit");
                 }
                 member.release(partition).await
             }

@@ -5,6 +5,7 @@ use crate::application::Core;
 use crate::dedupe::{DedupeWindow, Verdict};
 use crate::ports::history::HistoryError;
 use crate::ports::log::{GroupMember, LogError, LogRecord, Undecodable};
+use chatify_building_blocks::error::chain;
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::{ChatEvent, LoggedMessage, MessageSent, Partition, Position};
@@ -237,7 +238,7 @@ impl Owned {
         tracing::warn!(
             partition = self.partition.0,
             ?wait,
-            error,
+            error = chain(error),
             "the history cannot be written; the partition waits"
         );
         if self.pause.is_none() {

@@ -5,11 +5,10 @@
 
 use super::RECONNECT;
 use crate::config::ConfigError;
-use crate::error::chain;
 use async_trait::async_trait;
 use chatify_application::ports::HistoryStore;
 use chatify_application::ports::history::{HistoryError, HistoryRow, PositionRange, Segment};
-use chatify_building_blocks::error::{Classify, ErrorKind};
+use chatify_building_blocks::error::{Classify, ErrorKind, chain};
 use chatify_building_blocks::random::Random;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{LoggedMessage, MessageId, Partition, Position, Scope};
