@@ -1,5 +1,6 @@
 //! From the log to this pod's connections, through the pod's memory.
 
+use super::standstill::Standstill;
 use crate::application::Core;
 use crate::ports::LocalDelivery;
 use crate::ports::log::{LogError, LogRecord, PartitionState, TailReader};
@@ -176,7 +177,7 @@ fn beginning(start: Position, live_from: Position, provable: Provable) -> Beginn
 
 /// Resolves when the reader should be opened anew: there are new partitions, or one stands still although its log goes on.
 async fn watch(core: &Core) -> &'static str {
-    let mut behind: HashMap<Partition, (Position, Duration)> = HashMap::new();
+    let mut standstill = Standstill::default();
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
         // A log that does not answer is noticed by the reader; the watch only looks on.
@@ -184,14 +185,7 @@ async fn watch(core: &Core) -> &'static str {
         let now = core.ports.clock.uptime();
         for state in states {
             let Some(applied) = core.recent.applied(state.partition) else { return "there are new partitions" };
-            if applied.next() >= state.end {
-                behind.remove(&state.partition);
-                continue;
-            }
-            let (at, since) = *behind.entry(state.partition).or_insert((applied, now));
-            if at != applied {
-                behind.insert(state.partition, (applied, now));
-            } else if now.saturating_sub(since) >= STUCK_AFTER {
+            if standstill.look(state.partition, applied.next(), state.end, now, STUCK_AFTER) {
                 return "a partition stands still";
             }
         }

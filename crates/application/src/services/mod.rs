@@ -4,3 +4,4 @@ pub(crate) mod fanout;
 pub(crate) mod history_lag;
 pub(crate) mod history_projection;
 pub(crate) mod presence_lease;
+mod standstill;

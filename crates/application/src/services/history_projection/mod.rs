@@ -3,8 +3,9 @@
 mod partition;
 mod plan;
 
+use super::standstill::Standstill;
 use crate::application::Core;
-use crate::ports::log::{GroupEvent, GroupMember, LogError};
+use crate::ports::log::{GroupEvent, GroupMember, LogError, PartitionState};
 use chatify_building_blocks::error::chain;
 use chatify_domain::{Partition, Position};
 use futures_util::FutureExt;
@@ -15,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Without any event for this long, the log's ends are compared with what arrived.
-const IDLE_CHECK: Duration = Duration::from_secs(30);
-/// Records that seem to be missing have this long to arrive: they may have been appended just now.
-const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// How often the log's ends are compared with what arrived.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A partition whose next record is in the log and does not arrive for this long is one that the membership has lost without a word.
+const STUCK_AFTER: Duration = Duration::from_secs(25);
 /// How long the last commits may take: less than a pod has to end.
 const FINISH: Duration = Duration::from_secs(3);
 
@@ -28,8 +29,7 @@ pub(crate) struct HistoryProjection {
     core: Arc<Core>,
     owned: BTreeMap<Partition, Owned>,
     failures: u32,
-    /// The last check found records that had not arrived.
-    suspicious: bool,
+    standstill: Standstill,
 }
 
 /// What a membership waits for.
@@ -37,12 +37,12 @@ enum Step {
     Cancelled,
     Event(Result<GroupEvent, LogError>),
     RetryDue,
-    Idle,
+    Ends(Vec<PartitionState>),
 }
 
 impl HistoryProjection {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, owned: BTreeMap::new(), failures: 0, suspicious: false }
+        Self { core, owned: BTreeMap::new(), failures: 0, standstill: Standstill::default() }
     }
 
     /// Runs until `token` is cancelled. What was given to it by then and can be persisted at once is persisted and committed.
@@ -67,26 +67,30 @@ impl HistoryProjection {
         let Some(member) = token.run_until_cancelled(self.core.ports.group.join()).await else { return Ok(()) };
         let mut member = member?;
         self.note_progress();
+        self.standstill = Standstill::default();
+        let core = Arc::clone(&self.core);
+        let ends = next_ends(&core);
+        tokio::pin!(ends);
         loop {
-            match self.step(token, &mut *member).await {
+            match self.step(token, &mut *member, ends.as_mut()).await {
                 Step::Cancelled => return self.finish(&mut *member).await,
                 Step::Event(event) => {
-                    self.suspicious = false;
                     self.take_in(&mut *member, event?).await?;
-                    // Whatever else is there already goes into the same batches.
-                    while !self.full() {
-                        let Some(event) = member.next().now_or_never() else { break };
-                        self.take_in(&mut *member, event?).await?;
-                    }
+                    self.take_in_the_rest(&mut *member).await?;
                     self.failures = 0;
                     self.advance(token, &mut *member).await?;
                 }
                 Step::RetryDue => self.advance(token, &mut *member).await?,
-                Step::Idle => {
-                    let missing = self.records_are_missing().await?;
-                    if std::mem::replace(&mut self.suspicious, missing) && missing {
-                        self.suspicious = false;
-                        tracing::warn!("the history gets nothing although the log goes on; joining anew");
+                Step::Ends(states) => {
+                    ends.set(next_ends(&core));
+                    // What waits here already is not missing.
+                    self.take_in_the_rest(&mut *member).await?;
+                    self.advance(token, &mut *member).await?;
+                    if let Some(partition) = self.stuck(&states) {
+                        tracing::warn!(
+                            partition = partition.0,
+                            "the history gets nothing although the log goes on; joining anew"
+                        );
                         return Ok(());
                     }
                 }
@@ -94,7 +98,12 @@ impl HistoryProjection {
         }
     }
 
-    async fn step(&self, token: &CancellationToken, member: &mut dyn GroupMember) -> Step {
+    async fn step(
+        &self,
+        token: &CancellationToken,
+        member: &mut dyn GroupMember,
+        ends: impl Future<Output = Vec<PartitionState>>,
+    ) -> Step {
         let retry_at = self.owned.values().filter_map(Owned::retry_at).min();
         let retry = async {
             match retry_at {
@@ -102,16 +111,24 @@ impl HistoryProjection {
                 None => std::future::pending().await,
             }
         };
-        let idle_for = if self.suspicious { SECOND_LOOK } else { IDLE_CHECK };
-        // Cancellation first; retries before news, so that a busy partition does not keep a paused one waiting. Nothing is lost when `next` is
+        // Cancellation first; what is due before news, so that a busy partition does not keep the others waiting. Nothing is lost when `next` is
         // dropped.
         tokio::select! {
             biased;
             () = token.cancelled() => Step::Cancelled,
             () = retry => Step::RetryDue,
+            states = ends => Step::Ends(states),
             event = member.next() => Step::Event(event),
-            () = tokio::time::sleep(idle_for) => Step::Idle,
         }
+    }
+
+    /// Whatever else is there already goes into the same batches.
+    async fn take_in_the_rest(&mut self, member: &mut dyn GroupMember) -> Result<(), LogError> {
+        while !self.full() {
+            let Some(event) = member.next().now_or_never() else { break };
+            self.take_in(member, event?).await?;
+        }
+        Ok(())
     }
 
     async fn take_in(&mut self, member: &mut dyn GroupMember, event: GroupEvent) -> Result<(), LogError> {
@@ -192,14 +209,30 @@ impl HistoryProjection {
         }
     }
 
-    /// Whether the log has something for a partition of ours that never came.
-    async fn records_are_missing(&self) -> Result<bool, LogError> {
-        let states = self.core.ports.tail.partitions().await?;
+    /// A partition of ours of which nothing arrives although the log has more.
+    fn stuck(&mut self, states: &[PartitionState]) -> Option<Partition> {
+        let now = self.core.ports.clock.uptime();
         let ends: BTreeMap<Partition, Position> = states.iter().map(|state| (state.partition, state.end)).collect();
-        let waits = |(partition, owned): (&Partition, &Owned)| {
-            !owned.is_backing_off() && ends.get(partition).is_some_and(|end| *end > owned.next_position())
-        };
-        Ok(self.owned.iter().any(waits))
+        for (partition, owned) in &self.owned {
+            if owned.is_backing_off() {
+                self.standstill.forget(*partition);
+            } else if let Some(end) = ends.get(partition)
+                && self.standstill.look(*partition, owned.next_position(), *end, now, STUCK_AFTER)
+            {
+                return Some(*partition);
+            }
+        }
+        None
+    }
+}
+
+/// The log's ends, after a while. A log that does not answer is the member's to notice; this only looks on.
+async fn next_ends(core: &Core) -> Vec<PartitionState> {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Ok(states) = core.ports.tail.partitions().await {
+            return states;
+        }
     }
 }
 
@@ -208,12 +241,12 @@ mod tests {
     use super::*;
     use crate::LoopState;
     use crate::Options;
-    use crate::ports::LogGroup;
-    use crate::ports::log::{LogRecord, Undecodable};
+    use crate::ports::log::{LogRecord, TailReader, Undecodable};
+    use crate::ports::{LogGroup, LogTail};
     use crate::testing::{Pod, Shared, channel};
     use async_trait::async_trait;
-    use chatify_domain::PodId;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use chatify_domain::{PodId, Scope, Timestamp};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     fn stored(shared: &Shared, scope: &str) -> usize {
         shared.store.dump(&channel(scope)).iter().map(|(_, rows)| rows.len()).sum()
@@ -269,16 +302,16 @@ mod tests {
         }
     }
 
-    /// A group whose first member never hears of anything.
-    struct Deaf(crate::testing::MemoryLog, AtomicUsize);
+    /// A group whose first member never hears of what is said in these partitions.
+    struct Deaf(crate::testing::MemoryLog, AtomicUsize, &'static [Partition]);
 
-    struct DeafMember(Box<dyn GroupMember>);
+    struct DeafMember(Box<dyn GroupMember>, &'static [Partition]);
 
     #[async_trait]
     impl LogGroup for Deaf {
         async fn join(&self) -> Result<Box<dyn GroupMember>, LogError> {
             let member = self.0.join().await?;
-            Ok(if self.1.fetch_add(1, Ordering::Relaxed) == 0 { Box::new(DeafMember(member)) } else { member })
+            Ok(if self.1.fetch_add(1, Ordering::Relaxed) == 0 { Box::new(DeafMember(member, self.2)) } else { member })
         }
         async fn committed(&self) -> Result<Vec<(Partition, Position)>, LogError> {
             self.0.committed().await
@@ -288,9 +321,11 @@ mod tests {
     #[async_trait]
     impl GroupMember for DeafMember {
         async fn next(&mut self) -> Result<GroupEvent, LogError> {
-            match self.0.next().await? {
-                assigned @ GroupEvent::Assigned { .. } => Ok(assigned),
-                GroupEvent::Records { .. } | GroupEvent::Revoking { .. } => std::future::pending().await,
+            loop {
+                match self.0.next().await? {
+                    GroupEvent::Records { partition, .. } if self.1.contains(&partition) => {}
+                    event => return Ok(event),
+                }
             }
         }
         async fn commit(&mut self, partition: Partition, next: Position) -> Result<(), LogError> {
@@ -374,7 +409,7 @@ mod tests {
     async fn a_member_that_hears_nothing_joins_anew() {
         let shared = Shared::new(1);
         let mut ports = shared.ports(1);
-        ports.group = Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0)));
+        ports.group = Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0), &[Partition(0)]));
         let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
         shared.pass(Duration::from_millis(10)).await;
         pod.say(&shared, "bob", "a", "hi").await;
@@ -382,5 +417,61 @@ mod tests {
         assert_eq!(stored(&shared, "a"), 0);
         shared.pass(Duration::from_secs(20)).await;
         assert_eq!(stored(&shared, "a"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_stands_still_is_noticed_beside_one_that_goes_on() {
+        let shared = Shared::new(2);
+        let mut ports = shared.ports(1);
+        ports.group = Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0), &[Partition(0)]));
+        let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_millis(10)).await;
+        for second in 0..60 {
+            for name in ["a", "b", "c", "d"] {
+                pod.say(&shared, "bob", name, &second.to_string()).await;
+            }
+            shared.pass(Duration::from_secs(1)).await;
+        }
+        let lengths = shared.log.records();
+        assert!(lengths.values().all(|records| !records.is_empty()), "both partitions have something");
+        assert_eq!(["a", "b", "c", "d"].map(|name| stored(&shared, name)), [60; 4]);
+    }
+
+    /// A log that tells its ends only until it is told not to.
+    struct Endless(crate::testing::MemoryLog, AtomicBool);
+
+    #[async_trait]
+    impl LogTail for Endless {
+        fn partition_of(&self, scope: &Scope) -> Partition {
+            self.0.partition_of(scope)
+        }
+        async fn partitions(&self) -> Result<Vec<PartitionState>, LogError> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(LogError::Unavailable("nobody answers".into()));
+            }
+            self.0.partitions().await
+        }
+        async fn position_at(&self, partition: Partition, at: Timestamp) -> Result<Position, LogError> {
+            self.0.position_at(partition, at).await
+        }
+        async fn open(&self, from: &[(Partition, Position)]) -> Result<Box<dyn TailReader>, LogError> {
+            self.0.open(from).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_does_not_tell_its_ends_is_no_reason_to_join_anew() {
+        let shared = Shared::new(1);
+        let mut ports = shared.ports(1);
+        let (tail, group) = (
+            Arc::new(Endless(shared.log.clone(), AtomicBool::new(false))),
+            Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0), &[])),
+        );
+        (ports.tail, ports.group) = (Arc::clone(&tail) as Arc<dyn LogTail>, Arc::clone(&group) as Arc<dyn LogGroup>);
+        let _pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_secs(1)).await;
+        tail.1.store(true, Ordering::Relaxed);
+        shared.pass(Duration::from_secs(120)).await;
+        assert_eq!(group.1.load(Ordering::Relaxed), 1);
     }
 }
