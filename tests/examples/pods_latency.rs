@@ -1,6 +1,7 @@
 //! How long a message takes from a client of one pod to clients of another, next to the brokers alone: produce to consume with one bare client each.
 //!
-//! `CHATIFY_TEST_PROFILE=cluster CHATIFY_BIN=target/release/chatify cargo run --release -p chatify-tests --example pods_latency -- [rounds] [seconds]`
+//! `CHATIFY_TEST_PROFILE=cluster CHATIFY_BIN=target/release/chatify cargo run --release -p chatify-tests --example pods_latency -- [rounds] [seconds]
+//! [messages a second]`, 5, 10 and 1,000 unless given.
 //!
 //! The services must run (`scripts/services.sh start kafka cassandra redis`). Rounds of both are interleaved, so that a slow moment of the machine hits
 //! both; compare the differences within one run. On a machine with few cores the pods' rounds also share them with the store, three pods and a
@@ -30,7 +31,6 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const SCOPES: usize = 10;
 const RECIPIENTS: usize = 10;
 const SENDERS: usize = 50;
-const PER_SECOND: usize = 1_000;
 const PROBES_PER_SECOND: usize = 100;
 /// Of a message, so that both carry about the same.
 const FILLER: &str = "The quick brown fox jumps over the lazy dog, and then says so in a chat.";
@@ -45,6 +45,13 @@ struct Round {
     count: usize,
 }
 
+/// What is said in a round.
+#[derive(Clone, Copy)]
+struct Load {
+    seconds: usize,
+    per_second: usize,
+}
+
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> Outcome<()> {
     if Profile::of_this_run() != Profile::Cluster {
@@ -53,12 +60,13 @@ async fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let rounds: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let seconds: usize = arguments.next().map_or(Ok(10), |text| text.parse())?;
+    let per_second: usize = arguments.next().map_or(Ok(1_000), |text| text.parse())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let server = Server::start(chatify_tests::server::Options::new()).await;
     server.ready().await;
     let bare = Bare::prepare(&Services::of_this_run().kafka[0]).await?;
     let mut output = std::io::stdout();
-    writeln!(output, "{PER_SECOND} messages/s to {RECIPIENTS} recipients each, on another pod; {seconds} s a round")?;
+    writeln!(output, "{per_second} messages/s to {RECIPIENTS} recipients each, on another pod; {seconds} s a round")?;
     writeln!(
         output,
         "{:>5} {:>10} {:>10} {:>12} {:>12} {:>10} {:>10}",
@@ -67,8 +75,9 @@ async fn main() -> Outcome<()> {
     let (mut pods, mut besides, mut bares) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
         let probing = bare.round(Arc::clone(&clock), seconds * PROBES_PER_SECOND, PROBES_PER_SECOND);
-        let (ours, beside) = tokio::try_join!(between_pods(&server, &clock, round, seconds * PER_SECOND), probing)?;
-        let theirs = bare.round(Arc::clone(&clock), seconds * PER_SECOND, PER_SECOND).await?;
+        let (ours, beside) =
+            tokio::try_join!(between_pods(&server, &clock, round, Load { seconds, per_second }), probing)?;
+        let theirs = bare.round(Arc::clone(&clock), seconds * per_second, per_second).await?;
         // The first one warms up.
         if round > 0 {
             writeln!(
@@ -94,7 +103,8 @@ async fn main() -> Outcome<()> {
 }
 
 /// Senders on the first pod, recipients on the second.
-async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: usize, messages: usize) -> Outcome<Round> {
+async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: usize, load: Load) -> Outcome<Round> {
+    let messages = load.seconds * load.per_second;
     let [from, to] = [0, 1].map(|pod| server.pods()[pod].address());
     let token = server.token("latency").await;
     let scope = move |number: usize| format!("Channel:latency-{round}-{}", number % SCOPES);
@@ -122,7 +132,7 @@ async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: usize, mes
         let clock = Arc::clone(clock);
         senders.spawn(async move {
             for number in (sender..messages).step_by(SENDERS) {
-                let due = start + Duration::from_secs(1) * u32::try_from(number).unwrap_or(0) / PER_SECOND as u32;
+                let due = start + Duration::from_secs_f64(number as f64 / load.per_second as f64);
                 tokio::time::sleep(due.saturating_sub(clock.uptime())).await;
                 let text = format!("{} {FILLER}", clock.uptime().as_nanos());
                 hub.send(&scope(number), &text, &message_id()).await?;

@@ -30,6 +30,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const ROUNDS: usize = 5;
 const SPAN: Duration = Duration::from_secs(3);
 const OUTSTANDING: [usize; 3] = [1, 64, 1024];
+/// Sends a second when both get the same, whatever they could do.
+const RATES: [usize; 3] = [1_000, 5_000, 20_000];
 const PARTITIONS: u32 = 3;
 const LIVE_PER_SECOND: usize = 1_000;
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then says so in a chat.";
@@ -55,6 +57,7 @@ async fn main() -> Outcome<()> {
     let log = KafkaLog::connect(options.clone(), Arc::new(SystemClock::new()), &supervisor).await?;
     let mut output = std::io::stdout();
     sends(&mut output, &log, &options).await?;
+    answers(&mut output, &log, &options).await?;
     log.close().await;
     // A topic of its own: the sends above have left millions.
     options.topic = format!("{}-caught-up", options.topic);
@@ -145,6 +148,64 @@ async fn through_bare(producer: &FutureProducer, topic: &str, outstanding: usize
         if let Some((began, outcome)) = flying.next().await {
             outcome?.map_err(|(error, _)| error)?;
             latencies.push(clock.uptime().saturating_sub(began));
+        }
+    }
+    Ok(round(latencies, clock.uptime()))
+}
+
+/// How long answers take at the same rate: with so many outstanding as above, whoever is slower also waits for more of its own.
+async fn answers(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions) -> Outcome<()> {
+    let (appender, bare) = (log.appender(), bare_producer(options)?);
+    let correlation = CorrelationId::generate(&SystemRandom);
+    writeln!(output, "answers: medians of {ROUNDS} interleaved rounds of {} s", SPAN.as_secs())?;
+    writeln!(output, "{:>11} {:>14} {:>14} {:>10}", "sends/s", "log p50 p99", "bare p50 p99", "p99 more")?;
+    for rate in RATES {
+        let mut rounds = Vec::new();
+        for round in 0..=ROUNDS {
+            let ours = paced(rate, |number| {
+                let durable = appender.append(NewRecord { event: event(number), correlation })?;
+                Ok(async move { Ok(drop(durable.await?)) })
+            });
+            let ours = ours.await?;
+            let theirs = paced(rate, |number| {
+                let event = event(number);
+                let (key, value) = (event.scope().to_string(), record::encode(&event)?);
+                let sent = bare.send_result(FutureRecord::to(&options.topic).key(&key).payload(&value));
+                let delivery = sent.map_err(|(error, _)| error)?;
+                Ok(async move { Ok(drop(delivery.await?.map_err(|(error, _)| error)?)) })
+            });
+            let theirs = theirs.await?;
+            if round > 0 {
+                rounds.push([ours.p50, ours.p99, theirs.p50, theirs.p99, ours.p99 - theirs.p99]);
+            }
+        }
+        let [p50, p99, bare_p50, bare_p99, more] =
+            [0, 1, 2, 3, 4].map(|column| median(rounds.iter().map(|round| round[column])));
+        writeln!(output, "{rate:>11} {p50:>6.2} {p99:>7.2} {bare_p50:>6.2} {bare_p99:>7.2} {more:>+10.2}")?;
+    }
+    Ok(())
+}
+
+/// Sends `rate` times a second for [`SPAN`], whether the answers come or not.
+async fn paced<F>(rate: usize, mut send: impl FnMut(usize) -> Outcome<F>) -> Outcome<Round>
+where
+    F: Future<Output = Outcome<()>>,
+{
+    let clock = SystemClock::new();
+    let count = SPAN.as_secs() as usize * rate;
+    let due = |number: usize| Duration::from_secs_f64(number as f64 / rate as f64);
+    let (mut flying, mut latencies, mut next) = (FuturesUnordered::new(), Vec::with_capacity(count), 0);
+    while latencies.len() < count {
+        while next < count && due(next) <= clock.uptime() {
+            let began = clock.uptime();
+            let sent = send(next)?;
+            flying.push(async move { sent.await.map(|()| began) });
+            next += 1;
+        }
+        tokio::select! {
+            biased;
+            Some(began) = flying.next(), if !flying.is_empty() => latencies.push(clock.uptime().saturating_sub(began?)),
+            () = tokio::time::sleep(due(next).saturating_sub(clock.uptime())), if next < count => {}
         }
     }
     Ok(round(latencies, clock.uptime()))

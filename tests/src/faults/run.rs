@@ -131,7 +131,7 @@ pub async fn run(machines: &Machines, plan: Plan) -> Report {
     run.judge(attempts).await;
     let findings = world.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let history = world.recorder.flush().to_owned();
-    if findings.is_empty() && std::env::var("KEEP").is_err() {
+    if findings.is_empty() && std::env::var("CHATIFY_FAULTS_KEEP").is_err() {
         world.recorder.discard();
     } else {
         fleet.keep_logs(&history.with_extension("logs"));
