@@ -1,7 +1,7 @@
 //! Reads the stored history, with a proof of how far it is complete.
 
 use crate::ports::history::{HistoryError, HistoryStore, Order, PositionRange, Segment};
-use crate::ports::log::LogGroup;
+use crate::ports::log::{LogError, LogGroup};
 use crate::segments::overlapping;
 use crate::single_flight::SingleFlight;
 use chatify_building_blocks::clock::Clock;
@@ -16,6 +16,8 @@ use std::time::Duration;
 const COMMITTED_MAX_AGE: Duration = Duration::from_millis(250);
 /// One that does not prove enough is asked for again when it is at least this old, so that a storm of readers asks once.
 const COMMITTED_MIN_AGE: Duration = Duration::from_millis(25);
+/// A group that has not told by then proves nothing for this read: the store may have the page although the log is away.
+const COMMITTED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads ranges over segments. Identical reads at the same time are one.
 #[derive(Clone)]
@@ -141,7 +143,8 @@ impl Inner {
         if let Some(known) = self.known(partition, need) {
             return known;
         }
-        let answer = self.group.committed().await;
+        let late = |late: tokio::time::error::Elapsed| LogError::Unavailable(Box::new(late));
+        let answer = tokio::time::timeout(COMMITTED_PATIENCE, self.group.committed()).await.map_err(late).flatten();
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(positions) => committed.positions = positions.into_iter().collect(),

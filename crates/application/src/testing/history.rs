@@ -19,6 +19,7 @@ struct State {
     away: bool,
     torn_appends: usize,
     latency: Duration,
+    rows_in_time: Option<usize>,
     calls: usize,
 }
 
@@ -36,6 +37,11 @@ impl MemoryHistory {
     /// Every call takes this long.
     pub fn set_latency(&self, latency: Duration) {
         self.lock().latency = latency;
+    }
+
+    /// A write of more rows than this ends with a timeout, and has written that many.
+    pub fn set_rows_in_time(&self, rows: usize) {
+        self.lock().rows_in_time = Some(rows);
     }
 
     /// Calls so far.
@@ -91,6 +97,8 @@ impl HistoryStore for MemoryHistory {
 
     async fn append(&self, rows: &[HistoryRow]) -> Result<(), HistoryError> {
         let mut state = self.call().await?;
+        let in_time = state.rows_in_time.unwrap_or(usize::MAX);
+        let (late, rows) = (rows.len() > in_time, &rows[..rows.len().min(in_time)]);
         let torn = state.torn_appends > 0;
         state.torn_appends = state.torn_appends.saturating_sub(1);
         for (index, row) in rows.iter().enumerate() {
@@ -100,7 +108,7 @@ impl HistoryStore for MemoryHistory {
             let key = (row.message.sent.scope.clone(), row.segment);
             state.rows.entry(key).or_default().insert(row.message.position, row.message.clone());
         }
-        if torn { Err(HistoryError::Timeout) } else { Ok(()) }
+        if torn || late { Err(HistoryError::Timeout) } else { Ok(()) }
     }
 
     async fn slice(

@@ -275,6 +275,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_store_that_takes_few_rows_in_time_gets_them_in_smaller_lots() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |_| {}).await;
+        shared.store.set_available(false);
+        for number in 0..1_000 {
+            pod.say(&shared, "bob", "a", &number.to_string()).await;
+        }
+        shared.pass(Duration::from_secs(1)).await;
+        shared.store.set_rows_in_time(20);
+        shared.store.set_available(true);
+        shared.pass(Duration::from_secs(120)).await;
+        assert_eq!(stored(&shared, "a"), 1_000);
+        assert_eq!(shared.log.committed_now(Partition(0)).offset().number(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_trouble_does_not_hold_up_the_process_end() {
         let shared = Shared::new(1);
         let pod = Pod::live(&shared, |options| options.database_tries = 1_000).await;

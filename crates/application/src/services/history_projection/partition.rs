@@ -9,6 +9,7 @@ use chatify_building_blocks::error::chain;
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::{ChatEvent, LoggedMessage, MessageSent, Partition, Position};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const COMMIT_AGAIN: Duration = Duration::from_millis(200);
 /// Reading back waits this long for one batch.
 const READ_BACK_PATIENCE: Duration = Duration::from_secs(30);
+/// Segments that are recorded at the same time.
+const OPENS_AT_ONCE: usize = 16;
 
 /// Invariant: records go from `waiting` through `classified` to `planned` exactly once and in order, because deciding about a record changes
 /// what later decisions see; whatever fails is tried again with the same decision.
@@ -29,6 +32,7 @@ pub(super) struct Owned {
     waiting: VecDeque<LogRecord>,
     classified: Vec<Decided>,
     planned: Option<Planned>,
+    stride: Stride,
     /// The position that the next record has at least.
     next: Position,
     /// Everything before this has its effect, and is to be committed.
@@ -45,6 +49,25 @@ pub(super) enum Decided {
     /// It repeats an earlier one.
     Nothing,
     Poison(LogRecord, Undecodable),
+}
+
+/// How many rows one write has at most: fewer after each that the store did not finish in time, so that a slow store gets on at all, and more after each
+/// batch that it took.
+struct Stride {
+    rows: usize,
+    most: usize,
+}
+
+impl Stride {
+    const LEAST: usize = 16;
+
+    fn shrink(&mut self) {
+        self.rows = (self.rows / 2).max(Self::LEAST.min(self.most));
+    }
+
+    fn grow(&mut self) {
+        self.rows = (self.rows * 2).min(self.most);
+    }
 }
 
 struct Pause {
@@ -89,6 +112,7 @@ impl Owned {
             waiting: VecDeque::new(),
             classified: Vec::new(),
             planned: None,
+            stride: Stride { rows: core.options.projection_batch, most: core.options.projection_batch },
             next: from,
             uncommitted: None,
             commit_again: None,
@@ -201,8 +225,8 @@ impl Owned {
             self.uncommitted = self.planned.as_ref().map(|planned| planned.next);
             self.commit(member).await?;
         }
-        let planned = self.planned.as_ref().expect("it was planned above");
-        persist(core, token, planned, tries).await?;
+        let planned = self.planned.as_mut().expect("it was planned above");
+        persist(core, token, planned, &mut self.stride, tries).await?;
         for (record, class) in &planned.poison {
             member.dead_letter(record, class).await?;
             tracing::warn!(partition = self.partition.0, position = %record.position, %class, "record set aside");
@@ -250,11 +274,18 @@ impl Owned {
 }
 
 /// Writes a planned batch; a store that fails is tried again in place a few times.
-async fn persist(core: &Core, token: &CancellationToken, planned: &Planned, tries: u32) -> Result<(), Stop> {
+async fn persist(
+    core: &Core,
+    token: &CancellationToken,
+    planned: &mut Planned,
+    stride: &mut Stride,
+    tries: u32,
+) -> Result<(), Stop> {
     let mut attempt = 0;
     loop {
-        let error = match write(core, planned).await {
+        let error = match write(core, planned, stride).await {
             Ok(()) => {
+                stride.grow();
                 core.ports.observer.projected(planned.rows.len());
                 return Ok(());
             }
@@ -274,12 +305,30 @@ async fn persist(core: &Core, token: &CancellationToken, planned: &Planned, trie
     }
 }
 
-/// A segment is recorded before its first row: a reader that finds the row must know where its segment ends.
-async fn write(core: &Core, planned: &Planned) -> Result<(), HistoryError> {
-    for (scope, segment) in &planned.opens {
-        core.ports.history.open_segment(scope, *segment).await?;
+/// A segment is recorded before its first row: a reader that finds the row must know where its segment ends. What is written stays written when
+/// something fails: the next attempt goes on behind it.
+async fn write(core: &Core, planned: &mut Planned, stride: &mut Stride) -> Result<(), HistoryError> {
+    let history = &core.ports.history;
+    let opens = planned.opens.clone().into_iter().map(|(scope, segment)| {
+        let history = Arc::clone(history);
+        async move { history.open_segment(&scope, segment).await }
+    });
+    stream::iter(opens).buffer_unordered(OPENS_AT_ONCE).try_collect::<()>().await?;
+    planned.opens.clear();
+    while planned.written < planned.rows.len() {
+        let end = planned.rows.len().min(planned.written + stride.rows);
+        match history.append(&planned.rows[planned.written..end]).await {
+            Ok(()) => {}
+            Err(error) => {
+                if matches!(error, HistoryError::Timeout) {
+                    stride.shrink();
+                }
+                return Err(error);
+            }
+        }
+        planned.written = end;
     }
-    if planned.rows.is_empty() { Ok(()) } else { core.ports.history.append(&planned.rows).await }
+    Ok(())
 }
 
 fn decide(core: &Core, window: &mut DedupeWindow, record: LogRecord) -> Decided {

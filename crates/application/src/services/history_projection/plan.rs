@@ -20,6 +20,8 @@ const COUNT_CHUNK: usize = 1_000;
 pub(super) struct Planned {
     pub(super) opens: Vec<(Scope, Segment)>,
     pub(super) rows: Vec<HistoryRow>,
+    /// How many of the rows the history has for certain.
+    pub(super) written: usize,
     pub(super) poison: Vec<(LogRecord, Undecodable)>,
     /// What may be committed when all of it is done.
     pub(super) next: Position,
@@ -64,7 +66,7 @@ impl ScopeCache {
 
     /// Places the messages. Their scopes are known.
     pub(super) fn plan(&mut self, core: &Core, decided: impl Iterator<Item = Decided>, next: Position) -> Planned {
-        let mut planned = Planned { opens: Vec::new(), rows: Vec::new(), poison: Vec::new(), next };
+        let mut planned = Planned { opens: Vec::new(), rows: Vec::new(), written: 0, poison: Vec::new(), next };
         for one in decided {
             match one {
                 Decided::Nothing => {}
