@@ -9,13 +9,20 @@ use std::time::Duration;
 
 /// The time of the first try. Each further one has twice as much, for brokers that are slow and not dead.
 const FIRST_TRY: Duration = Duration::from_secs(1);
-/// A partition that has no leader just now is waited for so long.
-const MOVING_PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two questions for it.
-const MOVING_PAUSE: Duration = Duration::from_millis(20);
+/// The first pause between two questions; it doubles as well.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Puts a question until it is answered or `deadline` is over; blocks its thread. `ask` gets the time that it may take, and may be called again. The client
-/// is not polled: what it has to say stays for whoever polls it.
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// All in all.
+    pub(super) deadline: Duration,
+    /// With brokers that answer that they cannot tell just now.
+    pub(super) moving: Duration,
+}
+
+/// Puts a question until it is answered or there is no patience left; blocks its thread. `ask` gets the time that it may take, and may be called again. The
+/// client is not polled: what it has to say stays for whoever polls it.
 ///
 /// # Errors
 /// The last try's.
@@ -23,24 +30,26 @@ pub(super) fn insist<C: ConsumerContext, T>(
     client: &BaseConsumer<C>,
     topic: &str,
     clock: &dyn Clock,
-    deadline: Duration,
+    Patience { deadline, moving }: Patience,
     mut ask: impl FnMut(Duration) -> KafkaResult<T>,
 ) -> KafkaResult<T> {
     let began = clock.uptime();
-    let mut patience = FIRST_TRY;
+    let left_of = |time: Duration| (began + time).saturating_sub(clock.uptime());
+    let (mut time, mut pause) = (FIRST_TRY, FIRST_PAUSE);
     loop {
-        let left = (began + deadline).saturating_sub(clock.uptime());
-        let outcome = ask(patience.min(left));
-        let waited = clock.uptime().saturating_sub(began);
-        match outcome.as_ref().err().map(Hindrance::of) {
-            Some(Hindrance::Silence) if waited < deadline => patience *= 2,
-            Some(Hindrance::Moving) if waited < deadline.min(MOVING_PATIENCE) => {
-                std::thread::park_timeout(MOVING_PAUSE)
-            }
-            _ => return outcome,
+        let outcome = ask(time.min(left_of(deadline)));
+        let left = match outcome.as_ref().err().map(Hindrance::of) {
+            Some(Hindrance::Silence) => left_of(deadline),
+            Some(Hindrance::Moving) => left_of(moving),
+            Some(Hindrance::Refusal) | None => Duration::ZERO,
+        };
+        if left.is_zero() {
+            return outcome;
         }
+        std::thread::park_timeout(pause.min(left));
+        (time, pause) = ((time * 2).min(deadline), (pause * 2).min(FIRST_TRY));
         // Only for what it leaves in the client's memory; the next try tells whether it helped.
-        drop(client.fetch_metadata(Some(topic), FIRST_TRY));
+        drop(client.fetch_metadata(Some(topic), FIRST_TRY.min(left)));
     }
 }
 
@@ -48,7 +57,7 @@ pub(super) fn insist<C: ConsumerContext, T>(
 enum Hindrance {
     /// Nothing came in time.
     Silence,
-    /// The partition's new leader can answer in a moment.
+    /// The new leader, or coordinator, can answer in a moment.
     Moving,
     /// Another try would get the same answer.
     Refusal,
@@ -66,7 +75,10 @@ impl Hindrance {
                 | RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::ReplicaNotAvailable
                 | RDKafkaErrorCode::OffsetNotAvailable
-                | RDKafkaErrorCode::KafkaStorageError,
+                | RDKafkaErrorCode::KafkaStorageError
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::NotCoordinator,
             ) => Self::Moving,
             _ => Self::Refusal,
         }

@@ -10,7 +10,7 @@ use super::Shared;
 use super::client::{ClientEvents, Role, client_config};
 use super::closing::close_on_thread;
 use super::error::KafkaStartError;
-use super::insist::insist;
+use super::insist::{Patience, insist};
 use super::position::kafka_partition;
 use chatify_application::ports::log::LogError;
 use chatify_domain::{Partition, Timestamp};
@@ -28,6 +28,8 @@ use tokio::sync::oneshot;
 
 /// No answer within this is an answer: the brokers are away.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// A partition that moves holds up the questions about all others, so it is given up sooner.
+const PATIENCE: Patience = Patience { deadline: DEADLINE, moving: Duration::from_secs(2) };
 /// The client's own events are looked at this often while nobody asks.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 /// So many callers wait at most; only a log that is away lets them gather.
@@ -356,7 +358,7 @@ impl Asker {
     ) -> Result<Vec<Option<i64>>, QueryError> {
         let shared = Arc::clone(&self.shared);
         self.request(what, |client| {
-            insist(client, &shared.options.topic, &*shared.clock, DEADLINE, |patience| {
+            insist(client, &shared.options.topic, &*shared.clock, PATIENCE, |patience| {
                 by_partition(&ask(client, patience)?)
             })
         })

@@ -1,10 +1,11 @@
 //! The threads of a member: one answers the group's rebalances, one commits.
 
 use super::session::{Failure, Records, Session, numbered};
+use super::tenures::Commit;
 use crate::kafka::Shared;
 use crate::kafka::client::{ClientEvents, Role, client_config};
 use crate::kafka::error::KafkaStartError;
-use crate::kafka::insist::insist;
+use crate::kafka::insist::{Patience, insist};
 use crate::kafka::position::partition;
 use crate::kafka::queries::add;
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
@@ -23,8 +24,8 @@ use tokio::sync::oneshot;
 
 /// How soon the thread sees that its member was dropped.
 const POLL: Duration = Duration::from_millis(50);
-/// The brokers have this long to say what is committed in a partition that was assigned.
-const LOOK_UP_DEADLINE: Duration = Duration::from_secs(10);
+/// The brokers have this long to say what is committed in a partition that was assigned: longer than they take to give up one of them that died.
+const LOOK_UP: Patience = Patience { deadline: Duration::from_secs(15), moving: Duration::from_secs(15) };
 /// A revoked partition may be held this long: well under `max.poll.interval.ms`, after which the brokers would take it away.
 const HOLD_DEADLINE: Duration = Duration::from_secs(60);
 /// At the end of the process, leaving the group may take this long; the brokers notice by themselves otherwise.
@@ -40,7 +41,7 @@ pub(super) struct Joined {
     pub(super) client: Arc<Client>,
     pub(super) session: Arc<Session>,
     /// What is to be committed.
-    pub(super) commits: SyncSender<(Partition, i64)>,
+    pub(super) commits: SyncSender<Commit>,
     /// Dropped with the member, which starts the deadline for leaving.
     pub(super) leaving: oneshot::Sender<()>,
 }
@@ -87,12 +88,16 @@ fn committer(
     shared: &Arc<Shared>,
     client: &Arc<Client>,
     session: &Arc<Session>,
-) -> Result<SyncSender<(Partition, i64)>, KafkaStartError> {
+) -> Result<SyncSender<Commit>, KafkaStartError> {
     let (shared, client, session) = (Arc::clone(shared), Arc::clone(client), Arc::clone(session));
-    let (commits, ordered) = sync_channel::<(Partition, i64)>(COMMITS_WAITING);
+    let (commits, ordered) = sync_channel::<Commit>(COMMITS_WAITING);
     let run = move || {
         let mut ever = BTreeMap::new();
-        while let Ok((partition, offset)) = ordered.recv() {
+        while let Ok(commit) = ordered.recv() {
+            if !session.may_send(commit) {
+                continue;
+            }
+            let Commit { partition, offset, .. } = commit;
             let mut list = TopicPartitionList::with_capacity(1);
             add(&mut list, &shared.options.topic, partition, Offset::Offset(offset));
             if seeded_bug(Bug::CommitAfterRevoke) {
@@ -104,7 +109,7 @@ fn committer(
             }
             let outcome = client.commit(&list, CommitMode::Sync);
             let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            session.commit_ended(partition, outcome.map_err(code));
+            session.commit_ended(commit, outcome.map_err(code));
         }
     };
     std::thread::Builder::new().name("kafka-commits".into()).spawn(run).map_err(KafkaStartError::Thread)?;
@@ -241,7 +246,7 @@ impl Follower {
         ask: impl Fn(Duration) -> KafkaResult<TopicPartitionList>,
     ) -> KafkaResult<BTreeMap<Partition, Option<i64>>> {
         let (topic, clock) = (&self.shared.options.topic, &*self.shared.clock);
-        insist(&self.client, topic, clock, LOOK_UP_DEADLINE, |patience| offsets(&ask(patience)?))
+        insist(&self.client, topic, clock, LOOK_UP, |patience| offsets(&ask(patience)?))
     }
 
     fn give_up(&self, partitions: &TopicPartitionList) {

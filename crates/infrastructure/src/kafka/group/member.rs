@@ -1,7 +1,8 @@
 //! The member's side that the application works with.
 
 use super::follower::{Client, Joined};
-use super::session::{Change, CommitStep, Failure, Records, Session};
+use super::session::{Change, Failure, Records, Session};
+use super::tenures::{Commit, CommitStep};
 use crate::kafka::Shared;
 use crate::kafka::decode::{log_record, size};
 use crate::kafka::letters::{Letters, Origin};
@@ -36,7 +37,7 @@ pub(super) struct Member {
     session: Arc<Session>,
     /// Taken only when the member is dropped.
     client: Option<Arc<Client>>,
-    commits: Option<SyncSender<(Partition, i64)>>,
+    commits: Option<SyncSender<Commit>>,
     leaving: Option<oneshot::Sender<()>>,
     sources: BTreeMap<Partition, Source>,
     /// The partition that was asked last, so that a busy one does not keep the others waiting.
@@ -145,7 +146,7 @@ impl Member {
             match self.session.commit_step(partition, offset) {
                 CommitStep::Done => return Ok(()),
                 CommitStep::NotOwned => return Err(LogError::NotAssigned),
-                CommitStep::Send => self.send_commit(partition, offset),
+                CommitStep::Send(commit) => self.send_commit(commit),
                 CommitStep::Wait => ended.await,
                 // The second one when the group went on to its next generation while the commit was under way. A member that is really out hears of it
                 // by its next heartbeat.
@@ -165,10 +166,24 @@ impl Member {
         }
     }
 
-    fn send_commit(&self, partition: Partition, offset: i64) {
-        let sent = self.commits.as_ref().is_some_and(|commits| commits.try_send((partition, offset)).is_ok());
+    fn send_commit(&self, commit: Commit) {
+        let sent = self.commits.as_ref().is_some_and(|commits| commits.try_send(commit).is_ok());
         if !sent {
-            self.session.commit_ended(partition, Err(RDKafkaErrorCode::QueueFull));
+            self.session.commit_ended(commit, Err(RDKafkaErrorCode::QueueFull));
+        }
+    }
+
+    /// Waits until no commit of the partition is on its way: one that arrived after the next owner's would take its place. The client gives a commit up
+    /// after its own deadlines, and the group does not wait for ever either.
+    async fn commits_ended(&self, partition: Partition) {
+        loop {
+            let ended = self.session.commits.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if !self.session.is_committing(partition) {
+                return;
+            }
+            ended.await;
         }
     }
 
@@ -232,6 +247,7 @@ impl GroupMember for Member {
     }
 
     async fn release(&mut self, partition: Partition) -> Result<(), LogError> {
+        self.commits_ended(partition).await;
         let answer = self.session.release(partition).ok_or(LogError::NotAssigned)?;
         self.let_go(partition);
         match answer {

@@ -11,6 +11,7 @@
 mod follower;
 mod member;
 mod session;
+mod tenures;
 
 use super::Shared;
 use super::letters::Letters;

@@ -1,12 +1,13 @@
 //! What the two sides of a member know: its thread, which hears the group's events, and the application, which works on records.
 
 use super::follower::GroupEvents;
+use super::tenures::{Commit, CommitStep, Tenures};
 use crate::kafka::position;
 use chatify_domain::Partition;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -28,7 +29,7 @@ pub(super) struct Session {
 struct State {
     /// What the member has not heard yet; at most two per partition and rebalance.
     events: VecDeque<Change>,
-    owned: BTreeMap<Partition, Commits>,
+    owned: Tenures,
     revocation: Option<Revocation>,
     failure: Option<Failure>,
     closing: bool,
@@ -40,13 +41,6 @@ pub(super) enum Change {
     Assigned { partition: Partition, from: i64, records: Records },
     /// It is to give a partition away.
     Revoking { partition: Partition },
-}
-
-/// The commits of an owned partition. Invariant: one at a time is under way, so that none can overtake a later one.
-struct Commits {
-    done: i64,
-    under_way: Option<i64>,
-    refused: Option<RDKafkaErrorCode>,
 }
 
 /// A rebalance whose answer waits for partitions to be released.
@@ -79,20 +73,6 @@ pub(super) enum Failure {
     Client(#[source] KafkaError),
 }
 
-/// How a commit goes on.
-pub(super) enum CommitStep {
-    /// It is durable.
-    Done,
-    /// Nothing is under way: hand this offset to the client.
-    Send,
-    /// Another one, or this one, is under way.
-    Wait,
-    /// The brokers refused it.
-    Refused(RDKafkaErrorCode),
-    /// The partition is not this member's.
-    NotOwned,
-}
-
 impl Session {
     /// What happened next, if anything did.
     pub(super) fn next_change(&self) -> Result<Option<Change>, Failure> {
@@ -111,7 +91,7 @@ impl Session {
             return;
         }
         for (partition, from, records) in partitions {
-            state.owned.insert(partition, Commits { done: from, under_way: None, refused: None });
+            state.owned.begin(partition, from);
             state.events.push_back(Change::Assigned { partition, from, records });
         }
         drop(state);
@@ -122,7 +102,7 @@ impl Session {
     pub(super) fn revoking(&self, partitions: TopicPartitionList, until: Duration) -> Option<TopicPartitionList> {
         let mut state = self.lock();
         let listed = numbered(&partitions).into_iter().map(|(partition, _)| partition);
-        let left: BTreeSet<Partition> = listed.filter(|partition| state.owned.contains_key(partition)).collect();
+        let left: BTreeSet<Partition> = listed.filter(|partition| state.owned.has(*partition)).collect();
         if left.is_empty() || state.failure.is_some() {
             return Some(partitions);
         }
@@ -142,7 +122,7 @@ impl Session {
         }
         let answered = revocation.left.is_empty();
         let answer = if answered { state.revocation.take() } else { None };
-        state.owned.remove(&partition);
+        state.owned.end(partition);
         Some(answer.map(|revocation| revocation.partitions))
     }
 
@@ -165,33 +145,22 @@ impl Session {
     }
 
     pub(super) fn commit_step(&self, partition: Partition, offset: i64) -> CommitStep {
-        let mut state = self.lock();
-        let Some(commits) = state.owned.get_mut(&partition) else { return CommitStep::NotOwned };
-        if let Some(code) = commits.refused.take() {
-            return CommitStep::Refused(code);
-        }
-        if offset <= commits.done {
-            return CommitStep::Done;
-        }
-        if commits.under_way.is_some() {
-            return CommitStep::Wait;
-        }
-        commits.under_way = Some(offset);
-        CommitStep::Send
+        self.lock().owned.step(partition, offset)
+    }
+
+    /// Whether the commit may still go to the brokers. While it is under way its partition is not released.
+    pub(super) fn may_send(&self, commit: Commit) -> bool {
+        self.lock().owned.is_under_way(commit)
+    }
+
+    /// Whether a commit of the partition is on its way to the brokers.
+    pub(super) fn is_committing(&self, partition: Partition) -> bool {
+        self.lock().owned.is_committing(partition)
     }
 
     /// The brokers' answer to a commit.
-    pub(super) fn commit_ended(&self, partition: Partition, outcome: Result<(), RDKafkaErrorCode>) {
-        let mut state = self.lock();
-        if let Some(commits) = state.owned.get_mut(&partition)
-            && let Some(offset) = commits.under_way.take()
-        {
-            match outcome {
-                Ok(()) => commits.done = commits.done.max(offset),
-                Err(code) => commits.refused = Some(code),
-            }
-        }
-        drop(state);
+    pub(super) fn commit_ended(&self, commit: Commit, outcome: Result<(), RDKafkaErrorCode>) {
+        self.lock().owned.ended(commit, outcome);
         self.commits.notify_waiters();
     }
 
