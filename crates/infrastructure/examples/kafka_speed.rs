@@ -113,11 +113,10 @@ async fn through_the_log(appender: &dyn LogAppender, outstanding: usize) -> Outc
     while clock.uptime() < SPAN || !flying.is_empty() {
         while flying.len() < outstanding && clock.uptime() < SPAN {
             next += 1;
-            match appender.append(NewRecord { event: event(next), correlation }) {
-                Ok(durable) => {
-                    let began = clock.uptime();
-                    flying.push(async move { (began, durable.await) });
-                }
+            let event = event(next);
+            let began = clock.uptime();
+            match appender.append(NewRecord { event, correlation }) {
+                Ok(durable) => flying.push(async move { (began, durable.await) }),
                 Err(AppendError::Overloaded) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -138,8 +137,8 @@ async fn through_bare(producer: &FutureProducer, topic: &str, outstanding: usize
         while flying.len() < outstanding && clock.uptime() < SPAN {
             next += 1;
             let event = event(next);
-            let (key, value) = (event.scope().to_string(), record::encode(&event)?);
             let began = clock.uptime();
+            let (key, value) = (event.scope().to_string(), record::encode(&event)?);
             match producer.send_result(FutureRecord::to(topic).key(&key).payload(&value)) {
                 Ok(delivery) => flying.push(async move { (began, delivery.await) }),
                 Err(_) => break,
@@ -164,7 +163,7 @@ async fn answers(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions
         for round in 0..=ROUNDS {
             let ours = paced(rate, |number| {
                 let durable = appender.append(NewRecord { event: event(number), correlation })?;
-                Ok(async move { Ok(drop(durable.await?)) })
+                Ok(async move { Ok(durable.await.map(|_appended| ())?) })
             });
             let ours = ours.await?;
             let theirs = paced(rate, |number| {
@@ -172,7 +171,7 @@ async fn answers(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions
                 let (key, value) = (event.scope().to_string(), record::encode(&event)?);
                 let sent = bare.send_result(FutureRecord::to(&options.topic).key(&key).payload(&value));
                 let delivery = sent.map_err(|(error, _)| error)?;
-                Ok(async move { Ok(drop(delivery.await?.map_err(|(error, _)| error)?)) })
+                Ok(async move { Ok(delivery.await?.map(|_delivery| ()).map_err(|(error, _)| error)?) })
             });
             let theirs = theirs.await?;
             if round > 0 {

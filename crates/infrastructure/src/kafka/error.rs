@@ -170,7 +170,7 @@ pub enum TopicMismatch {
 pub enum EpochMismatch {
     /// The log ends before something that was read from it.
     #[error(
-        "partition {partition} of the log ends at {end:?}, but {known:?} of the same epoch is already known: the topic was made anew or lost records; set `message_broker.log_epoch` to {}",
+        "partition {partition} of the log ends at {end:?}, but {known:?} of the same epoch is already known: the topic was made anew or lost records; name a new one in `message_broker.topic_name` and set `message_broker.log_epoch` to {}",
         known.epoch_number() + 1
     )]
     EndedBefore {
@@ -200,6 +200,7 @@ impl Classify for KafkaStartError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Unreachable { .. } | Self::Token(_) | Self::Thread(_) => ErrorKind::EventProduction,
+            Self::NotCreated { source, .. } if is_passing(source) => ErrorKind::EventProduction,
             Self::Options(_) | Self::Denied { .. } | Self::NotCreated { .. } | Self::Topic(_) | Self::Epoch(_) => {
                 ErrorKind::Configuration
             }
@@ -220,15 +221,36 @@ pub(super) fn client_error(doing: &'static str, options: &KafkaOptions, source: 
     }
 }
 
+/// Whether brokers that are still starting, or are too few just now, say so.
+fn is_passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code(error),
+        Some(
+            Code::InvalidReplicationFactor
+                | Code::RequestTimedOut
+                | Code::OperationTimedOut
+                | Code::NotController
+                | Code::BrokerNotAvailable
+                | Code::LeaderNotAvailable
+                | Code::NotEnoughReplicas
+                | Code::ThrottlingQuotaExceeded
+        )
+    )
+}
+
+fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
 /// Whether the brokers answered, and the answer was no.
 fn is_denied(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    let code = match error {
-        KafkaError::AdminOp(code) => Some(*code),
-        other => other.rdkafka_error_code(),
-    };
     matches!(
-        code,
+        code(error),
         Some(
             Code::Authentication
                 | Code::SaslAuthenticationFailed

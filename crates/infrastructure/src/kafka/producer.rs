@@ -188,8 +188,9 @@ impl Inner {
                 tracing::error!(%code, reason, "the Kafka producer has a fatal error and is made anew");
                 self.withdraw();
                 settle(producer);
-                self.health.count_rebuild();
+                // Away first: who sees the count must not take the old state for the new producer's.
                 self.health.is_away(REBUILDING);
+                self.health.count_rebuild();
                 return failures + 1;
             }
             if let Order::End(deadline) = self.order() {

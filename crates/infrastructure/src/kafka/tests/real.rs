@@ -144,7 +144,12 @@ async fn a_log_that_ended_before_what_is_known_is_refused() {
     log.check_against(&[]).await.expect("nothing is known");
     log.check_against(&known(appended[1].position)).await.expect("the newest record is there");
     let refused = log.check_against(&known(appended[1].position.next())).await.expect_err("one more is known");
-    assert!(refused.to_string().ends_with("set `message_broker.log_epoch` to 2"), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .ends_with("name a new one in `message_broker.topic_name` and set `message_broker.log_epoch` to 2"),
+        "{refused}"
+    );
     let later = Position::new(Epoch::new(7).expect("in range"), Offset::default());
     let refused = log.check_against(&known(later)).await.expect_err("a later epoch is known");
     assert!(matches!(refused, KafkaStartError::Epoch(EpochMismatch::WentBack { configured: 1, .. })), "{refused}");

@@ -3,10 +3,11 @@
 use super::fixture::pod;
 use crate::kafka::client::{ClientEvents, Role, client_config};
 use crate::kafka::health::HealthState;
-use crate::kafka::{KafkaOptions, KafkaOptionsError, SaslMechanism, Security, SecurityProtocol};
+use crate::kafka::{KafkaOptions, KafkaOptionsError, KafkaStartError, SaslMechanism, Security, SecurityProtocol};
 use chatify_building_blocks::clock::{Clock, ManualClock};
+use chatify_building_blocks::error::{Classify, ErrorKind};
 use chatify_domain::Timestamp;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::SecretString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -173,4 +174,18 @@ fn an_error_that_goes_on_is_a_line_a_minute_and_counted_once_each_time() {
     }
     assert_eq!((lines, health.current().client_errors), (3, 130));
     assert!(events.note(RDKafkaErrorCode::Authentication, "no"), "another kind is news");
+}
+
+#[test]
+fn brokers_that_are_too_few_just_now_are_worth_another_try() {
+    let not_created = |code| KafkaStartError::NotCreated { topic: "t".into(), source: KafkaError::AdminOp(code) };
+    for (code, kind) in [
+        (RDKafkaErrorCode::InvalidReplicationFactor, ErrorKind::EventProduction),
+        (RDKafkaErrorCode::RequestTimedOut, ErrorKind::EventProduction),
+        (RDKafkaErrorCode::NotController, ErrorKind::EventProduction),
+        (RDKafkaErrorCode::PolicyViolation, ErrorKind::Configuration),
+        (RDKafkaErrorCode::InvalidConfig, ErrorKind::Configuration),
+    ] {
+        assert_eq!(not_created(code).kind(), kind, "{code:?}");
+    }
 }
