@@ -45,7 +45,7 @@ clean-data: ## forget everything that ./data holds: messages, keys, tokens
 	@rm -rf data
 
 services-start: ## start Kafka, Cassandra and Redis for tests, and leave them running
-	@scripts/services.sh start kafka kafka-secure cassandra redis redis-cluster
+	@scripts/services.sh start kafka kafka-secure cassandra cassandra-secure redis redis-cluster
 
 services-stop: ## stop them
 	@scripts/services.sh stop kafka kafka3 kafka-secure cassandra cassandra-secure redis redis-secure redis-cluster

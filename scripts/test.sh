@@ -52,7 +52,7 @@ if [ -z "${SERVICES_PORT_BASE:-}" ] && ! scripts/services.sh running kafka; then
     base=$(free_port_base 16000 20000 8000)
     [ "$base" = 16000 ] || export SERVICES_PORT_BASE=$base
 fi
-use_services kafka kafka-secure cassandra redis redis-cluster
+use_services kafka kafka-secure cassandra cassandra-secure redis redis-cluster
 eval "$(scripts/services.sh env)"
 
 # Not quiet: the names of the test binaries belong to their results. The tests inside them are.

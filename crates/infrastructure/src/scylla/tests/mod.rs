@@ -1,8 +1,5 @@
 //! The adapter against a real store: Apache Cassandra at `CHATIFY_TEST_CQL`, 127.0.0.1:19042 unless said otherwise.
 //!
-//! Another store that wants a login or encryption can be tested by `CHATIFY_TEST_CQL_USERNAME`, `CHATIFY_TEST_CQL_PASSWORD` and
-//! `CHATIFY_TEST_CQL_AUTHORITY` (a file); only `secrecy`, which encrypts by itself, needs one in the clear.
-//!
 //! Changing a schema takes the store long, so the tests share one keyspace and each has scopes of its own.
 
 mod contract;
@@ -11,11 +8,12 @@ mod migrations;
 mod proxy;
 mod rows;
 mod secrecy;
+mod secure;
 mod server;
 
 use super::migrations::{MIGRATIONS, Migration};
 use super::options::ScyllaOptions;
-use super::{ScyllaHistory, TlsOptions, session};
+use super::{ScyllaHistory, session};
 use chatify_building_blocks::clock::SystemClock;
 use chatify_building_blocks::random::{Random, SystemRandom};
 use chatify_building_blocks::tasks::Supervisor;
@@ -56,9 +54,6 @@ pub(super) fn options_for(keyspace: &str) -> ScyllaOptions {
         replication_factor: 1,
         request_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(30),
-        username: std::env::var("CHATIFY_TEST_CQL_USERNAME").ok(),
-        password: std::env::var("CHATIFY_TEST_CQL_PASSWORD").ok().map(Into::into),
-        tls: std::env::var_os("CHATIFY_TEST_CQL_AUTHORITY").map(|file| TlsOptions { ca_file: Some(file.into()) }),
         ..ScyllaOptions::new([store()])
     }
 }
