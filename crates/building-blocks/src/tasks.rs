@@ -72,7 +72,21 @@ impl Supervisor {
         self.spawn(name, TaskKind::Work, future);
     }
 
-    /// Records a crash seen outside of a task (an operating-system thread, say) and ends everything.
+    /// Starts a thread for what has to wait where tasks must not. Its panic is a crash; nobody waits for its end.
+    ///
+    /// # Errors
+    /// When the operating system gives none.
+    pub fn thread(&self, name: &'static str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let guard = PanicGuard { name, kind: TaskKind::Service, supervisor: self.clone(), done: false };
+        let body = move || {
+            let mut guard = guard;
+            body();
+            guard.done = true;
+        };
+        std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
+    }
+
+    /// Records a crash seen outside of a task and ends everything.
     pub fn crashed(&self, task: &'static str, cause: String) {
         tracing::error!(task, cause, "task crashed");
         self.crash.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(TaskCrash { task, cause });
@@ -133,6 +147,18 @@ impl Drop for PanicGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_a_crash_and_one_that_ends_is_not() {
+        let supervisor = Supervisor::new();
+        let (ended, end) = tokio::sync::oneshot::channel::<()>();
+        supervisor.thread("quiet", move || drop(ended)).expect("a thread");
+        end.await.expect_err("it ended without a word");
+        assert!(!supervisor.token().is_cancelled());
+        supervisor.thread("loud", || panic!("on purpose")).expect("a thread");
+        supervisor.token().cancelled().await;
+        assert_eq!(supervisor.join().await.expect_err("a crash").task, "loud");
+    }
 
     #[tokio::test]
     async fn a_service_that_fails_ends_the_others_and_is_reported() {

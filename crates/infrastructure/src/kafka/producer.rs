@@ -86,13 +86,14 @@ impl Producer {
         let first = Arc::new(first);
         inner.offer(&first);
         let (ending, ended) = watch::channel(false);
-        let (thread, supervisor) = (Arc::clone(&inner), supervisor.clone());
+        let thread = Arc::clone(&inner);
         let run = move || {
-            let guard = CrashGuard { supervisor, ending };
+            let ending = Ending(ending);
             thread.run(first);
-            drop(guard);
+            drop(ending);
         };
-        std::thread::Builder::new().name("kafka-producer".into()).spawn(run).map_err(KafkaStartError::Thread)?;
+        // When it panics the process ends, because nothing could be sent any more.
+        supervisor.thread("kafka-producer", run).map_err(KafkaStartError::Thread)?;
         Ok(Self { inner, ended })
     }
 
@@ -268,17 +269,11 @@ fn settle(producer: &Native) {
     }
 }
 
-/// Tells of the thread's end; when it panics the process ends, because nothing could be sent any more.
-struct CrashGuard {
-    supervisor: Supervisor,
-    ending: watch::Sender<bool>,
-}
+/// Tells of the thread's end, however it ends.
+struct Ending(watch::Sender<bool>);
 
-impl Drop for CrashGuard {
+impl Drop for Ending {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.supervisor.crashed("kafka-producer", "panicked".into());
-        }
-        self.ending.send_replace(true);
+        self.0.send_replace(true);
     }
 }

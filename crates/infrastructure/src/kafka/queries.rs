@@ -120,9 +120,9 @@ impl Queries {
         let mut config = client_config(&shared.options, Role::Group)?;
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
         let desk = Arc::new(Desk::default());
+        let supervisor = shared.supervisor.clone();
         let clerk = Clerk { desk: Arc::clone(&desk), asker: Asker { shared, config, client: None, timeouts: 0 } };
-        let thread = std::thread::Builder::new().name("kafka-queries".into());
-        thread.spawn(move || clerk.run()).map_err(KafkaStartError::Thread)?;
+        supervisor.thread("kafka-queries", move || clerk.run()).map_err(KafkaStartError::Thread)?;
         Ok(Arc::new(Self(desk)))
     }
 

@@ -168,7 +168,9 @@ impl Topics<'_> {
         let batch_bytes =
             client_config(self.options, Role::Producer)?.get("batch.size").and_then(|size| size.parse().ok());
         let needed = batch_bytes.unwrap_or(0).max(MAX_RECORD_BYTES + RECORD_OVERHEAD_BYTES);
-        Ok(check_settings(topic, &settings, needed)?)
+        check_settings(topic, &settings, needed)?;
+        warn_of_retention(topic, &settings, self.options.retention);
+        Ok(())
     }
 }
 
@@ -224,6 +226,26 @@ fn check_settings(topic: &str, settings: &ConfigResource, needed: usize) -> Resu
         );
     }
     Ok(())
+}
+
+/// A topic that was there may forget sooner than the configuration says. It is the operator's, so that is told and nothing more.
+fn warn_of_retention(topic: &str, settings: &ConfigResource, configured: Duration) {
+    let number = |name| settings.get(name).and_then(|entry| entry.value.as_deref()?.parse::<u64>().ok());
+    // "For ever" and "any size" are -1, which is no such number.
+    if let Some(millis) = number("retention.ms")
+        && Duration::from_millis(millis) < configured
+    {
+        let keeps = Duration::from_millis(millis);
+        tracing::warn!(
+            topic,
+            ?keeps,
+            ?configured,
+            "the topic forgets sooner than `message_broker.retention` says: what the history has not got by then is lost"
+        );
+    }
+    if let Some(bytes) = number("retention.bytes") {
+        tracing::warn!(topic, bytes, "the topic forgets by size: what the history has not got by then is lost");
+    }
 }
 
 /// The position behind the newest record of each of `count` partitions, asked of the brokers. Blocks.

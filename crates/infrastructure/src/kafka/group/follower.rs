@@ -70,7 +70,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Joined, KafkaStartError> {
         follower.run();
         drop(ending);
     };
-    std::thread::Builder::new().name("kafka-group".into()).spawn(run).map_err(KafkaStartError::Thread)?;
+    shared.supervisor.thread("kafka-group", run).map_err(KafkaStartError::Thread)?;
     let (leaving, left) = oneshot::channel::<()>();
     shared.supervisor.work("kafka-group", async move {
         // Both ends only ever go away; no value is sent.
@@ -89,6 +89,7 @@ fn committer(
     client: &Arc<Client>,
     session: &Arc<Session>,
 ) -> Result<SyncSender<Commit>, KafkaStartError> {
+    let supervisor = shared.supervisor.clone();
     let (shared, client, session) = (Arc::clone(shared), Arc::clone(client), Arc::clone(session));
     let (commits, ordered) = sync_channel::<Commit>(COMMITS_WAITING);
     let run = move || {
@@ -112,7 +113,7 @@ fn committer(
             session.commit_ended(commit, outcome.map_err(code));
         }
     };
-    std::thread::Builder::new().name("kafka-commits".into()).spawn(run).map_err(KafkaStartError::Thread)?;
+    supervisor.thread("kafka-commits", run).map_err(KafkaStartError::Thread)?;
     Ok(commits)
 }
 
