@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, last-event-id, x-correlation-id, x-requested-with, x-signalr-user-agent",
+    "authorization, content-type, last-event-id, traceparent, x-correlation-id, x-requested-with, x-signalr-user-agent",
 );
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static("location, retry-after, x-correlation-id");
 /// Seconds for which a browser may remember the permission.

@@ -17,6 +17,8 @@ use tracing::Instrument as _;
 
 /// The request's name on its way.
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// W3C Trace Context: the caller's trace, which names the request when nothing else does.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The outermost layer of the router.
 pub(super) async fn shell(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
@@ -80,8 +82,10 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 fn correlation_of(headers: &HeaderMap, state: &AppState) -> CorrelationId {
-    let taken = headers.get(CORRELATION_ID).and_then(|value| value.to_str().ok()).and_then(CorrelationId::parse);
-    taken.unwrap_or_else(|| CorrelationId::generate(&*state.random))
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let named = text(&CORRELATION_ID).and_then(CorrelationId::parse);
+    let traced = || text(&TRACEPARENT).and_then(CorrelationId::from_traceparent);
+    named.or_else(traced).unwrap_or_else(|| CorrelationId::generate(&*state.random))
 }
 
 /// Runs the handler within its deadline. A panic ends the request and nothing else.

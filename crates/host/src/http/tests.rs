@@ -402,6 +402,10 @@ async fn every_answer_has_its_headers_and_name() {
         let answered = answer.header("x-correlation-id");
         assert_eq!((answered == sent, answered.starts_with("corr_"), answered.len()), (kept, true, 41), "{sent}");
     }
+    let traced =
+        Request::get("/health/live").header("traceparent", "00-019a9f5e3c077c4e9d6b0f6a3a2d9a11-00f067aa0ba902b7-01");
+    let answer = server.ask(traced.body(Body::empty()).expect("a request")).await;
+    assert_eq!(answer.header("x-correlation-id"), given, "the trace names the request");
     for path in ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/", GENERAL, "/nothing"] {
         let answer = server.get_anonymously(path).await;
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");

@@ -5,6 +5,7 @@ use super::producer::{Producer, ToSend};
 use crate::record;
 use chatify_application::ports::LogAppender;
 use chatify_application::ports::log::{AppendError, Durable, NewRecord};
+use chatify_domain::ChatEvent;
 use rdkafka::message::{Header, OwnedHeaders};
 use std::sync::Arc;
 
@@ -29,8 +30,12 @@ impl LogAppender for KafkaAppender {
 fn headers(new: &NewRecord) -> OwnedHeaders {
     let schema = record::schema(&new.event).to_string();
     let correlation = new.correlation.to_string();
-    OwnedHeaders::new_with_capacity(3)
+    let ChatEvent::MessageSent(sent) = &new.event;
+    // The low half of an id is random also when its high half is a time.
+    let traceparent = new.correlation.traceparent(sent.message_id.as_u128() as u64);
+    OwnedHeaders::new_with_capacity(4)
         .insert(Header { key: "type", value: Some(new.event.kind()) })
         .insert(Header { key: "schema", value: Some(schema.as_str()) })
         .insert(Header { key: "correlation-id", value: Some(correlation.as_str()) })
+        .insert(Header { key: "traceparent", value: Some(traceparent.as_str()) })
 }

@@ -7,12 +7,13 @@ use chatify_application::ports::log::{Appended, NewRecord};
 use chatify_building_blocks::error::{Classify, ErrorKind};
 use chatify_building_blocks::random::{Random, SystemRandom};
 use chatify_building_blocks::tasks::Supervisor;
-use chatify_domain::{Epoch, Offset, Partition, Position};
+use chatify_domain::{ChatEvent, Epoch, Offset, Partition, Position};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::{ClientConfig, TopicPartitionList};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Topics of one test, which it removes at its end.
@@ -198,10 +199,17 @@ async fn a_record_says_what_it_is_and_has_the_brokers_time() {
     assert_eq!(message.key(), Some("Channel:general".as_bytes()));
     assert_eq!(message.timestamp(), Timestamp::LogAppendTime(appended.appended_at.as_millis()));
     let value = crate::record::decode(message.payload().expect("a value"));
+    let Ok(ChatEvent::MessageSent(sent)) = &value else { panic!("{value:?}") };
+    let sent = Arc::clone(sent);
     assert_eq!(value, Ok(event(&channel("general"), "alice", 0)));
     assert_eq!(
         headers(&message),
-        [("type", "MessageSent"), ("schema", "1"), ("correlation-id", &correlation().to_string())]
+        [
+            ("type", "MessageSent"),
+            ("schema", "1"),
+            ("correlation-id", &correlation().to_string()),
+            ("traceparent", &correlation().traceparent(sent.message_id.as_u128() as u64)),
+        ]
     );
     log.close().await;
     topics.remove().await;
