@@ -42,7 +42,7 @@ fn plan(bug: Bug, seed: u64) -> (Plan, &'static [&'static str]) {
         Bug::CommitBeforePersist => {
             (with(&[Kind::StoreFreezeAllPodsKill], 2), &["committed too early", "history misses"])
         }
-        Bug::CommitAfterRevoke => (with(&[Kind::PodKill], 2), &["commit went back"]),
+        Bug::CommitAfterRevoke => (with(&[Kind::RollingRestart], 2), &["commit went back"]),
         Bug::SkipOnStoreError => (with(&[Kind::StoreRefuse], 4), &["committed too early", "history misses"]),
         Bug::DedupeInMemoryOnly => (with(&[Kind::AllPodsKill], 4), &["twice", "not in log", "history invents"]),
         Bug::RepeatsShown => {
