@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use std::error::Error;
@@ -139,7 +140,8 @@ async fn through_bare(producer: &FutureProducer, topic: &str, outstanding: usize
             let event = event(next);
             let began = clock.uptime();
             let (key, value) = (event.scope().to_string(), record::encode(&event)?);
-            match producer.send_result(FutureRecord::to(topic).key(&key).payload(&value)) {
+            let record = FutureRecord::to(topic).key(&key).payload(&value).headers(headers());
+            match producer.send_result(record) {
                 Ok(delivery) => flying.push(async move { (began, delivery.await) }),
                 Err(_) => break,
             }
@@ -169,7 +171,8 @@ async fn answers(output: &mut impl Write, log: &KafkaLog, options: &KafkaOptions
             let theirs = paced(rate, |number| {
                 let event = event(number);
                 let (key, value) = (event.scope().to_string(), record::encode(&event)?);
-                let sent = bare.send_result(FutureRecord::to(&options.topic).key(&key).payload(&value));
+                let record = FutureRecord::to(&options.topic).key(&key).payload(&value).headers(headers());
+                let sent = bare.send_result(record);
                 let delivery = sent.map_err(|(error, _)| error)?;
                 Ok(async move { Ok(delivery.await?.map(|_delivery| ()).map_err(|(error, _)| error)?) })
             });
@@ -220,6 +223,15 @@ fn bare_producer(options: &KafkaOptions) -> Outcome<FutureProducer> {
         .set("compression.type", &options.compression)
         .set("queue.buffering.max.kbytes", (options.queue_bytes / 1024).to_string());
     Ok(config.create()?)
+}
+
+/// As many as the log's records have, and as long, but always the same ones.
+fn headers() -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(4)
+        .insert(Header { key: "type", value: Some("MessageSent") })
+        .insert(Header { key: "schema", value: Some("1") })
+        .insert(Header { key: "correlation-id", value: Some("corr_01890a5d-ac96-774b-bcce-b302099a8057") })
+        .insert(Header { key: "traceparent", value: Some("00-01890a5dac96774bbcceb302099a8057-bcceb302099a8057-01") })
 }
 
 /// How long a pod takes to read a log from its first record on, and what those who are up to date notice of it.

@@ -5,6 +5,7 @@ mod dead_letters;
 mod fixture;
 mod frozen;
 mod group;
+mod leaving;
 mod outcomes;
 mod producer;
 mod queries;

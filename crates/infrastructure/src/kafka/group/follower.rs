@@ -30,6 +30,10 @@ const LOOK_UP: Patience = Patience { deadline: Duration::from_secs(15), moving: 
 const HOLD_DEADLINE: Duration = Duration::from_secs(60);
 /// At the end of the process, leaving the group may take this long; the brokers notice by themselves otherwise.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+/// A group that moves has this long to let the client leave: librdkafka itself gives the answer that it waits for up a little earlier.
+const UNSUBSCRIBE_DEADLINE: Duration = Duration::from_secs(15);
+/// How soon the thread sees that it has.
+const LEAVE_POLL: Duration = Duration::from_millis(10);
 
 /// Each partition has one commit under way at most.
 const COMMITS_WAITING: usize = 1024;
@@ -256,12 +260,43 @@ impl Follower {
         }
     }
 
-    /// Answers what is owed, for closing would wait for that, and closes. The member has let go of the client already.
+    /// Answers what is owed, for closing would wait for that, leaves, and closes. The member has let go of the client already.
+    ///
+    /// Leaving comes first because librdkafka 2.12 cannot do both at once. A client that has no partition, or is still waiting for the answer that gives it
+    /// some, closes without leaving, so that the others wait until its session is over; and that answer may then end the process with a null pointer
+    /// (confluentinc/librdkafka, pull request 5327, which is in 2.14.2). A client that unsubscribes waits for the answer and leaves.
     fn leave(self) {
         if let Some(owed) = self.session.owed() {
             self.give_up(&owed);
         }
+        self.client.unsubscribe();
+        let until = self.shared.clock.uptime() + UNSUBSCRIBE_DEADLINE;
+        while is_member(&self.client) && self.shared.clock.uptime() < until {
+            // What comes is nobody's any more.
+            drop(self.client.poll(LEAVE_POLL));
+        }
         drop(self.client);
+    }
+}
+
+/// Whether the client has a member id, which it throws away when it leaves.
+#[expect(
+    unsafe_code,
+    reason = "rdkafka has no safe call for it; what it knows of the subscription is what was last asked for"
+)]
+fn is_member(client: &Client) -> bool {
+    use rdkafka::bindings::{rd_kafka_mem_free, rd_kafka_memberid};
+    let native = client.client().native_ptr();
+    // SAFETY: the client lives as long as it is borrowed, and answers with a text of its own or with none.
+    let id = unsafe { rd_kafka_memberid(native) };
+    if id.is_null() {
+        return false;
+    }
+    // SAFETY: a text ends with a zero, so that it has a first byte; it is ours until it is given back, which happens once.
+    unsafe {
+        let empty = *id == 0;
+        rd_kafka_mem_free(native, id.cast());
+        !empty
     }
 }
 
