@@ -4,6 +4,7 @@ use super::options::{Endpoint, RedisOptions};
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, ProtocolVersion, RedisResult, TlsCertificates,
     cmd,
@@ -34,6 +35,7 @@ impl Connector {
             Endpoint::Cluster(nodes) => {
                 // A command's own deadline spans all tries; the retries are for redirections while slots move.
                 let builder = ClusterClient::builder(nodes.clone())
+                    .tcp_settings(tcp())
                     .retries(3)
                     .min_retry_wait(5)
                     .connection_timeout(options.connect_timeout)
@@ -89,13 +91,32 @@ async fn query<T: FromRedisValue>(command: &Cmd, connection: &mut impl Connectio
 fn client(options: &RedisOptions, node: &ConnectionInfo) -> RedisResult<Client> {
     // One protocol for all: nothing here needs what the newer one adds.
     let settings = node.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-    let node = node.clone().set_redis_settings(settings);
+    let node = node.clone().set_redis_settings(settings).set_tcp_settings(tcp());
     match &options.certificate_authorities {
         Some(pem) => Client::build_with_tls(node, certificates(pem)),
         None => Client::open(node),
     }
 }
 
+/// Every command is small and somebody waits for it. Without `TCP_NODELAY` (RFC 896), which the driver leaves off, each waits for the answer to the one before.
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
 fn certificates(pem: &[u8]) -> TlsCertificates {
     TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chatify_domain::PodId;
+
+    #[test]
+    fn no_command_waits_for_the_answer_to_another() {
+        let options = RedisOptions::new("redis://127.0.0.1:1".into(), PodId::parse("pod").expect("a valid id"));
+        let connector = Connector::new(&options, &options.endpoint().expect("one server")).expect("valid options");
+        let Connector::Single(client) = connector else { panic!("one server is no cluster") };
+        assert!(client.get_connection_info().tcp_settings().nodelay());
+    }
 }
