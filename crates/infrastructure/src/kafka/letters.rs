@@ -30,8 +30,10 @@ const ERROR_CLASS: &str = "error-class";
 
 /// A letter that no broker has acknowledged by then has failed; the history writer tries again.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What is kept of a value that does not fit into the topic together with the letter's headers. The log itself has all of it for its retention time.
+/// What is kept of a value that does not fit into the topic together with the headers. The log itself has all of it for its retention time.
 const CUT_TO: usize = 512 * 1024;
+/// A longer key is left out of a letter that is cut; a scope's has some 200 bytes at most.
+const CUT_KEY: usize = 1024;
 
 /// Where a record came from: `topic/partition/offset`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,12 +131,12 @@ impl Letters {
         message: Option<&OwnedMessage>,
         class: &Undecodable,
     ) -> Result<(), LogError> {
-        let headers = headers(origin, message, class);
         let value = message.and_then(|message| message.payload());
-        match self.send(origin, value, headers.clone()).await {
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+        match self.send(origin, value, headers(origin, message, class, Extent::Whole)).await {
+            Err(error) if is_too_large(&error) => {
                 tracing::error!(%origin, "a dead letter is larger than its topic takes and is cut");
-                self.send(origin, value.map(|value| &value[..value.len().min(CUT_TO)]), headers).await
+                let value = value.map(|value| &value[..value.len().min(CUT_TO)]);
+                self.send(origin, value, headers(origin, message, class, Extent::Cut)).await
             }
             outcome => outcome,
         }
@@ -154,16 +156,20 @@ impl Letters {
         let key = origin.to_string();
         let mut record = FutureRecord::to(&self.shared.options.dead_letter_topic).key(&key).headers(headers);
         record.payload = value;
-        match producer.send(record, DEADLINE).await {
-            Ok(_) => Ok(()),
-            Err((error, _)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                    // It will never send again; the next letter makes a new one.
-                    close_on_thread(self.producer.lock().unwrap_or_else(PoisonError::into_inner).take());
-                }
-                Err(error)
-            }
+        // A full queue is an answer: `send` would wait in steps of 100 ms, and the caller tries again as it sees fit.
+        let outcome = match producer.send_result(record) {
+            Ok(delivery) => match delivery.await {
+                Ok(delivered) => delivered.map(|_| ()).map_err(|(error, _)| error),
+                // The client was given up before it knew.
+                Err(_) => Err(KafkaError::Canceled),
+            },
+            Err((error, _)) => Err(error),
+        };
+        if outcome.as_ref().is_err_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal)) {
+            // It will never send again; the next letter makes a new one.
+            close_on_thread(self.producer.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
+        outcome
     }
 
     fn producer(&self) -> Result<FutureProducer<ClientEvents>, KafkaError> {
@@ -195,21 +201,34 @@ impl Drop for Letters {
     }
 }
 
-fn headers(origin: &Origin, message: Option<&OwnedMessage>, class: &Undecodable) -> OwnedHeaders {
-    let original = message.and_then(|message| message.headers()).cloned().unwrap_or_else(OwnedHeaders::new);
-    let mut headers =
-        origin_headers(origin, KEPT, original).insert(Header { key: ERROR_CLASS, value: Some(class_name(class)) });
+/// How much of a record is in its letter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// What makes a record too large is not its place: its own headers stay behind, and a key that nobody could have meant.
+    Cut,
+}
+
+fn headers(origin: &Origin, message: Option<&OwnedMessage>, class: &Undecodable, extent: Extent) -> OwnedHeaders {
+    let whole = extent == Extent::Whole;
+    let original = message.and_then(|message| message.headers()).filter(|_| whole).cloned();
+    let mut headers = origin_headers(origin, KEPT, original.unwrap_or_else(OwnedHeaders::new))
+        .insert(Header { key: ERROR_CLASS, value: Some(class_name(class)) });
     if let Some(message) = message {
         let size = message.payload().map_or(0, <[u8]>::len).to_string();
         headers = headers.insert(Header { key: SOURCE_SIZE, value: Some(&size) });
         if let Some(millis) = message.timestamp().to_millis() {
             headers = headers.insert(Header { key: SOURCE_TIME, value: Some(&millis.to_string()) });
         }
-        if let Some(key) = message.key() {
+        if let Some(key) = message.key().filter(|key| whole || key.len() <= CUT_KEY) {
             headers = headers.insert(Header { key: SOURCE_KEY, value: Some(key) });
         }
     }
     headers
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 fn origin_headers(origin: &Origin, kind: &str, headers: OwnedHeaders) -> OwnedHeaders {

@@ -9,6 +9,7 @@ use chatify_application::ports::contract::log::LogFixture;
 use chatify_application::ports::contract::within;
 use chatify_application::ports::log::{GroupEvent, GroupMember, LogRecord, Undecodable};
 use chatify_domain::Partition;
+use rdkafka::message::{Header, OwnedHeaders};
 
 async fn records(member: &mut dyn GroupMember, count: usize) -> Vec<LogRecord> {
     let mut all = Vec::new();
@@ -58,6 +59,24 @@ async fn every_kind_of_poison_is_kept_once_as_it_was_and_found_again() {
         let cut = show(&log.options, super::fixture::clock(), origin, 4).await.expect("it is there");
         assert_eq!((cut.value.as_slice(), cut.cut), (&bytes[..bytes.len().min(4)], bytes.len() > 4), "{}", poison.name);
     }
+}
+
+#[tokio::test]
+async fn a_record_that_fills_its_topic_with_headers_is_kept_without_them() {
+    let log = RealLog::new(1);
+    let open = log.open().await;
+    // A topic takes a little more than a producer sends unless it is told to.
+    let filler = vec![b'x'; 512_000];
+    let headers = OwnedHeaders::new().insert(Header { key: "filler", value: Some(&filler) });
+    let value = vec![b'{'; 500_000];
+    log.append_with_headers(0, Some(b"Channel:general"), Some(&value), headers).await;
+    let mut member = within("a member", open.group.join()).await.expect("a readable log");
+    let record = records(&mut *member, 1).await.remove(0);
+    let class = record.content.clone().expect_err("poison");
+    within("the letter", member.dead_letter(&record, &class)).await.expect("it is kept");
+    let origin = Origin { topic: log.options.topic.clone(), partition: Partition(0), offset: 0 };
+    let shown = show(&log.options, super::fixture::clock(), origin, usize::MAX).await.expect("it is there");
+    assert_eq!((shown.value.len(), shown.cut), (value.len(), false));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::Position;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::sync::{Mutex, PoisonError};
@@ -42,10 +43,22 @@ impl RealLog {
 
     /// Appends a record as a foreign program might write it.
     pub(super) async fn append_raw(&self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>) -> i64 {
+        self.append_with_headers(partition, key, payload, OwnedHeaders::new()).await
+    }
+
+    /// The same, with headers.
+    pub(super) async fn append_with_headers(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> i64 {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap_servers()).set("linger.ms", "0");
+        config.set("message.max.bytes", "2000000");
         let producer: FutureProducer = config.create().expect("a client");
-        let mut record = FutureRecord::<[u8], [u8]>::to(&self.options.topic).partition(partition);
+        let mut record = FutureRecord::<[u8], [u8]>::to(&self.options.topic).partition(partition).headers(headers);
         (record.key, record.payload) = (key, payload);
         producer.send(record, Duration::from_secs(30)).await.expect(MISSING).offset
     }
