@@ -2,7 +2,8 @@
 
 use crate::cluster::{ClusterNames, Services};
 use crate::profile::{ONE_POD, PODS, Profile};
-use crate::waiting::{LONG, within};
+use crate::waiting::{LONG, eventually, within};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -184,6 +185,29 @@ impl Home {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let running = command.spawn().expect("the binary can be started").wait_with_output();
         within(LONG, &format!("the end of `chatify {}`", arguments.join(" ")), running).await.expect("its output")
+    }
+
+    /// What `chatify lag --json` says.
+    ///
+    /// # Panics
+    /// When it fails, as it does in the embedded profile.
+    pub async fn lag(&self) -> Value {
+        let output = self.run(&["lag", "--json"], &Options::new()).await;
+        assert!(output.status.success(), "chatify lag: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Waits until the log of a cluster has so many records and the history all of them.
+    ///
+    /// # Panics
+    /// When it does not get there in time.
+    pub async fn caught_up(&self, records: i64) {
+        eventually(LONG, "the history has everything", || async {
+            let lag = self.lag().await;
+            let ends = lag["partitions"].as_array().expect("partitions").iter().map(|row| row["end"].as_i64());
+            (lag["lag"] == 0 && ends.sum::<Option<i64>>() == Some(records)).then_some(())
+        })
+        .await;
     }
 
     /// A token for `user` that is good for the whole test. Minted once and remembered.

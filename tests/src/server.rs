@@ -165,6 +165,16 @@ impl Server {
         }
     }
 
+    /// Waits until the log of a cluster has so many records and the history all of them. Without a cluster they are one file, and this does not wait.
+    ///
+    /// # Panics
+    /// When it does not get there in time.
+    pub async fn history_has(&self, records: i64) {
+        if self.home.cluster().is_some() {
+            self.home.caught_up(records).await;
+        }
+    }
+
     /// The sum of a metric's series whose line contains `labels`, over all pods.
     ///
     /// # Panics

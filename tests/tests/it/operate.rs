@@ -53,23 +53,6 @@ fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What `chatify lag --json` says.
-async fn lag(home: &Home) -> Value {
-    let output = home.run(&["lag", "--json"], &Options::new()).await;
-    assert!(output.status.success(), "{}", printed(&output));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-/// Waits until the history has everything.
-async fn caught_up(home: &Home, records: i64) {
-    eventually(LONG, "the history has everything", || async {
-        let lag = lag(home).await;
-        let ends = lag["partitions"].as_array().expect("partitions").iter().map(|row| row["end"].as_i64());
-        (lag["lag"] == 0 && ends.sum::<Option<i64>>() == Some(records)).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn the_schema_is_checked_and_brought_up_to_date() {
     let home = cluster();
@@ -90,7 +73,7 @@ async fn another_log_than_the_historys_is_refused_until_the_epoch_is_raised() {
     let first = pod(&home, &Options::new()).await;
     first.ready().await;
     send(&home, &first, &["one", "two", "three"]).await;
-    caught_up(&home, 3).await;
+    home.caught_up(3).await;
     stop(first).await;
 
     // The topic is made anew, as after the loss of all brokers' disks: the history has what this log has not.
@@ -205,6 +188,6 @@ async fn poison_is_listed_shown_and_not_put_back_as_it_is() {
     let unknown = home.run(&["dead-letters", "show", &format!("{topic}/1/7")], &Options::new()).await;
     assert_eq!(unknown.status.code(), Some(1));
     // The partition goes on.
-    caught_up(&home, 1).await;
+    home.caught_up(1).await;
     stop(running).await;
 }

@@ -30,8 +30,9 @@ const LOOK_UP: Patience = Patience { deadline: Duration::from_secs(15), moving: 
 const HOLD_DEADLINE: Duration = Duration::from_secs(60);
 /// At the end of the process, leaving the group may take this long; the brokers notice by themselves otherwise.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
-/// A group that moves has this long to let the client leave: librdkafka itself gives the answer that it waits for up a little earlier.
-const UNSUBSCRIBE_DEADLINE: Duration = Duration::from_secs(15);
+/// A group that moves has this long to let the client leave; a group that waits for members which died is not waited for, and half of `LEAVE_DEADLINE` is
+/// left for closing.
+const UNSUBSCRIBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How soon the thread sees that it has.
 const LEAVE_POLL: Duration = Duration::from_millis(10);
 

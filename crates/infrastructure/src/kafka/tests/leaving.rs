@@ -31,7 +31,7 @@ async fn nobody_waits_for_a_member_that_left_while_it_joined() {
     log.close().await;
     drop(log);
     supervisor.cancel();
-    drop(tokio::time::timeout(Duration::from_secs(1), supervisor.join()).await);
+    drop(tokio::time::timeout(Duration::from_millis(500), supervisor.join()).await);
     leader.assign_nothing().await;
     within("the end of its threads", supervisor.join()).await.expect("no thread crashed");
     assert_eq!(leader.rejoin().await, 1, "members");
