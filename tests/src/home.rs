@@ -191,8 +191,8 @@ impl Home {
     ///
     /// # Panics
     /// When it fails, as it does in the embedded profile.
-    pub async fn lag(&self) -> Value {
-        let output = self.run(&["lag", "--json"], &Options::new()).await;
+    pub async fn lag(&self, options: &Options) -> Value {
+        let output = self.run(&["lag", "--json"], options).await;
         assert!(output.status.success(), "chatify lag: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
@@ -201,9 +201,9 @@ impl Home {
     ///
     /// # Panics
     /// When it does not get there in time.
-    pub async fn caught_up(&self, records: i64) {
+    pub async fn caught_up(&self, options: &Options, records: i64) {
         eventually(LONG, "the history has everything", || async {
-            let lag = self.lag().await;
+            let lag = self.lag(options).await;
             let ends = lag["partitions"].as_array().expect("partitions").iter().map(|row| row["end"].as_i64());
             (lag["lag"] == 0 && ends.sum::<Option<i64>>() == Some(records)).then_some(())
         })

@@ -171,7 +171,7 @@ impl Server {
     /// When it does not get there in time.
     pub async fn history_has(&self, records: i64) {
         if self.home.cluster().is_some() {
-            self.home.caught_up(records).await;
+            self.home.caught_up(&self.options, records).await;
         }
     }
 

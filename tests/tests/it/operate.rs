@@ -73,7 +73,7 @@ async fn another_log_than_the_historys_is_refused_until_the_epoch_is_raised() {
     let first = pod(&home, &Options::new()).await;
     first.ready().await;
     send(&home, &first, &["one", "two", "three"]).await;
-    home.caught_up(3).await;
+    home.caught_up(&Options::new(), 3).await;
     stop(first).await;
 
     // The topic is made anew, as after the loss of all brokers' disks: the history has what this log has not.
@@ -188,6 +188,6 @@ async fn poison_is_listed_shown_and_not_put_back_as_it_is() {
     let unknown = home.run(&["dead-letters", "show", &format!("{topic}/1/7")], &Options::new()).await;
     assert_eq!(unknown.status.code(), Some(1));
     // The partition goes on.
-    home.caught_up(1).await;
+    home.caught_up(&Options::new(), 1).await;
     stop(running).await;
 }

@@ -403,6 +403,8 @@ async fn a_new_epoch_goes_on_behind_the_old_one() {
     assert_eq!(server.http("alice").await.history_backward("Channel/epochs", 3).await, sent);
     let joined = alice.join("Channel:epochs", Some(sent[2].position)).await.expect("joined");
     assert_eq!(joined.messages, sent[3..], "a cursor of the old epoch is still good: {:?}", joined.reason);
+    // What the history has of the epoch is how a pod knows of it.
+    server.history_has(5).await;
     let home = server.stop().await;
     // Going back would give positions twice.
     let refused = home.run(&["serve"], &Options::new()).await;
