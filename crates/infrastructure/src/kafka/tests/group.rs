@@ -136,10 +136,9 @@ async fn commit(
     if let Some(next) = owned.get_mut(&partition).and_then(Option::take) {
         storm.committing(partition, next);
         let committing = async {
-            // Refused while the group moves on, which it does by itself.
+            // Refused while the group moves on, which it does by itself; each answer is the brokers' own.
             while let Err(refused) = member.commit(partition, next).await {
                 assert!(matches!(refused, LogError::Rebalancing), "{partition:?} is still owned: {refused:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         within("the commit", committing).await;
