@@ -8,7 +8,7 @@ use chatify_building_blocks::error::{Classify, ErrorKind};
 use chatify_building_blocks::seeded_bugs::{Bug, seeded_bug};
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_domain::policy::{Action, Denied, authorize};
-use chatify_domain::{LoggedMessage, Position, Scope, SenderId, Timestamp};
+use chatify_domain::{LoggedMessage, Partition, Position, Scope, SenderId, Timestamp};
 use std::time::Duration;
 
 /// Messages that one request looks at when it filters by sender.
@@ -94,16 +94,30 @@ pub(crate) async fn history(core: &Core, query: HistoryQuery) -> Result<HistoryP
     authorize(&query.user, Action::Read, &query.scope)?;
     let timeline = Timeline::new(core, &query.scope);
     let partition = core.ports.tail.partition_of(&query.scope);
-    if let Page::Before(position) = query.page {
-        // A page that ends before a position cannot miss what comes now; only what it says about its end can.
+    if let Page::Before(position) = query.page
+        && reaches(core, partition, position.previous())
+    {
+        // What is below the position is in memory or below it, so the page misses nothing of what comes now; only what it says about its end can.
         let page = read(&timeline, &query).await?;
         let newest_reached =
             page.newest_reached && read_barrier::passed(core, partition).await && timeline.nothing_from(position);
         return Ok(HistoryPage { newest_reached, ..page });
     }
     let current = read_barrier::passed(core, partition).await;
+    // Up to here the page goes down from, so that this pod must have read that far.
+    let top = match query.page {
+        Page::Before(position) => position.previous(),
+        Page::Around(position) => position,
+        Page::Latest | Page::After(_) => Position::ZERO,
+    };
+    let whole = current || reaches(core, partition, top);
     let page = read(&timeline, &query).await?;
-    Ok(HistoryPage { newest_reached: page.newest_reached && current, ..page })
+    Ok(HistoryPage { newest_reached: page.newest_reached && current, complete: page.complete && whole, ..page })
+}
+
+/// Whether memory has taken in everything up to `position`.
+fn reaches(core: &Core, partition: Partition, position: Position) -> bool {
+    core.recent.applied(partition).is_some_and(|applied| applied >= position)
 }
 
 async fn read(timeline: &Timeline<'_>, query: &HistoryQuery) -> Result<HistoryPage, HistoryQueryError> {
@@ -155,8 +169,9 @@ async fn around(
     query: &HistoryQuery,
     position: Position,
 ) -> Result<HistoryPage, HistoryQueryError> {
-    let older = Scan::run(timeline, query, Direction::Backward, position.next(), query.limit.div_ceil(2)).await?;
+    // The newer ones first: what comes meanwhile is then above both halves, and not between them.
     let newer = Scan::run(timeline, query, Direction::Forward, position, query.limit / 2).await?;
+    let older = Scan::run(timeline, query, Direction::Backward, position.next(), query.limit.div_ceil(2)).await?;
     let mut items = older.items;
     items.reverse();
     items.extend(newer.items);
@@ -234,8 +249,12 @@ impl Scan {
         }
         for (index, message) in stretch.messages.into_iter().enumerate() {
             if out_of_reach(query, direction, message.created_at) {
-                self.ended = true;
-                return Ok(true);
+                if index < certain {
+                    self.ended = true;
+                    return Ok(true);
+                }
+                // What is missing before this one may be asked for.
+                break;
             }
             if self.items.len() >= limit {
                 return Ok(true);
@@ -279,6 +298,8 @@ mod tests {
     use crate::testing::{Pod, Shared, channel, for_seeds, send, user};
     use chatify_building_blocks::clock::Clock;
     use chatify_building_blocks::random::{Random, SeededRandom};
+    use chatify_domain::ChatEvent;
+    use std::sync::Arc;
 
     fn query(page: Page, limit: usize) -> HistoryQuery {
         HistoryQuery { user: user("alice"), scope: channel("a"), page, sender: None, from: None, to: None, limit }
@@ -363,6 +384,53 @@ mod tests {
         assert!(page.complete, "the part that it has is whole");
         assert!(read(&pod, query(Page::Latest, 3)).await.complete);
         assert!(!read(&pod, query(Page::Before(all[4].position), 3)).await.complete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_below_what_this_pod_has_not_read_yet_says_so() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |_| {}).await;
+        let all = say(&shared, &pod, 5).await;
+        shared.log.set_readable(false);
+        let unread: Vec<Position> =
+            (0..5).map(|_| shared.log.append_now(ChatEvent::MessageSent(Arc::clone(&all[0].sent))).position).collect();
+        let page = read(&pod, query(Page::Before(unread[4]), 3)).await;
+        assert!(!page.complete && !page.newest_reached, "{page:?}");
+        let page = read(&pod, query(Page::Before(Position::MAX), 3)).await;
+        assert!(!page.complete && !page.newest_reached, "{page:?}");
+        let page = read(&pod, query(Page::Before(unread[0]), 3)).await;
+        assert!(page.complete && !page.newest_reached, "{page:?}");
+        assert_eq!(page.items, all[2..]);
+    }
+
+    /// What is outside of the asked dates says nothing of what is missing before it.
+    #[tokio::test(start_paused = true)]
+    async fn a_date_does_not_hide_what_is_missing() {
+        let shared = Shared::new(1);
+        let pod = Pod::live(&shared, |options| options.tail_bytes = 1_500).await;
+        let mut all = Vec::new();
+        for number in 0..20 {
+            if number == 5 {
+                shared.pass(Duration::from_secs(1)).await;
+                shared.store.tear_appends(usize::MAX);
+            }
+            all.push(pod.say(&shared, "bob", "a", &number.to_string()).await);
+            shared.clock.advance(Duration::from_secs(600));
+        }
+        let dated = |page, from: Option<usize>, to: Option<usize>| {
+            let moment = |index: usize| all[index].created_at;
+            HistoryQuery { from: from.map(moment), to: to.map(moment), ..query(page, 10) }
+        };
+        // The history has 0 to 4, memory the newest few.
+        let page = read(&pod, dated(Page::After(Position::ZERO), None, Some(8))).await;
+        assert!(!page.complete && !page.newest_reached, "{page:?}");
+        let page = read(&pod, dated(Page::Before(Position::MAX), Some(8), None)).await;
+        assert!(!page.complete && !page.oldest_reached, "{page:?}");
+        let page = read(&pod, dated(Page::After(Position::ZERO), None, Some(3))).await;
+        assert!(page.complete && page.newest_reached && page.items == all[..3], "{page:?}");
+        shared.store.set_available(false);
+        let page = pod.application.history(dated(Page::After(Position::ZERO), None, Some(3))).await;
+        assert!(matches!(page, Err(HistoryQueryError::Unavailable(_))), "{page:?}");
     }
 
     #[tokio::test(start_paused = true)]

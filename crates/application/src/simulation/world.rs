@@ -304,6 +304,22 @@ impl World {
             });
             assert_eq!(page.items, expected[start..start + page.items.len()]);
             assert!(!page.oldest_reached || start == 0, "{page:?}");
+            // Nor is there a hole between the page and the position that it was asked for.
+            let (first, last) = (page.items.first(), page.items.last());
+            let first = first.map_or(Position::MAX, |first| first.position);
+            let last = last.map_or(Position::ZERO, |last| last.position);
+            let between = |low: Position, high: Position| positions.iter().any(|at| low < *at && *at < high);
+            match asked {
+                Page::Latest => {}
+                Page::Before(end) => assert!(!between(last, end), "{asked:?} {page:?}"),
+                // A pod that is behind has nothing to show yet, and says that it is.
+                Page::After(_) if page.items.is_empty() => {}
+                Page::After(start) => assert!(!between(start, first), "{asked:?} {page:?}"),
+                Page::Around(at) => {
+                    let has_it = first <= at && at <= last;
+                    assert!(has_it || !positions.contains(&at), "{asked:?} {page:?}");
+                }
+            }
         }
     }
 
