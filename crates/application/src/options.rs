@@ -40,6 +40,9 @@ pub struct Options {
     pub send_timeout: Duration,
     /// How long a repeated message id is recognised. A property of the log: it MUST be the same on every pod.
     pub dedupe_window: Duration,
+    /// How long after it was accepted a record may still enter the log: the longest that the [`crate::ports::LogAppender`] goes on trying. Less than what
+    /// `dedupe_window` leaves beside two times [`limits::DEDUPE_MARGIN`].
+    pub append_deadline: Duration,
     /// Memory for the newest messages, in bytes, over all partitions.
     pub tail_bytes: usize,
     /// Messages in one history segment before the next one is opened.
@@ -62,6 +65,7 @@ impl Options {
             pod_id,
             send_timeout: Duration::from_secs(5),
             dedupe_window: limits::DEDUPE_WINDOW,
+            append_deadline: Duration::ZERO,
             tail_bytes: 64 << 20,
             segment_messages: limits::SEGMENT_MESSAGES,
             projection_batch: 1_000,

@@ -264,8 +264,10 @@ async fn earlier(core: &Core, sent: &MessageSent) -> Result<Option<LoggedMessage
             None => from_history(core, partition, sent, &known).await,
         }));
     }
-    // The window sees sends of the last minutes, so only an id that is older can belong to a message that it has forgotten.
-    let seen_by_window = core.options.dedupe_window.saturating_sub(DEDUPE_MARGIN);
+    // The window sees sends of the last minutes, so only an id that is older can belong to a message that it has forgotten. The repeat itself may enter the
+    // log a while after this moment.
+    let late = DEDUPE_MARGIN + core.options.append_deadline;
+    let seen_by_window = core.options.dedupe_window.saturating_sub(late);
     let oldest = core.ports.clock.now().minus(seen_by_window);
     if sent.message_id.made_at().is_some_and(|made_at| made_at < oldest) {
         return late_repeat(core, partition, sent).await;
@@ -313,11 +315,12 @@ async fn late_repeat(
     }
 }
 
-/// Whether memory has every record that a record appended now would not be recognised as a repeat of. What comes after those, every consumer
+/// Whether memory has every record that a record accepted now would not be recognised as a repeat of. What comes after those, every consumer
 /// drops by itself.
 async fn memory_is_recent(core: &Core, partition: Partition) -> Result<bool, SendError> {
     // One margin for append times that step back, one for the difference between this pod's clock and the log's.
-    let forgotten = core.options.dedupe_window.saturating_sub(DEDUPE_MARGIN * 2);
+    let late = DEDUPE_MARGIN * 2 + core.options.append_deadline;
+    let forgotten = core.options.dedupe_window.saturating_sub(late);
     let at = core.ports.clock.now().minus(forgotten);
     let needed = core.ports.tail.position_at(partition, at).await;
     let needed = needed.map_err(|error| SendError::HistoryUnavailable(HistoryError::Unavailable(Box::new(error))))?;
@@ -442,6 +445,22 @@ mod tests {
             // An old id that was never used is as good as a new one.
             deliver(&pod, send("carol", "a", "slept", id)).await.expect("durable");
             assert_eq!(in_log(&shared), 3);
+        }
+    }
+
+    /// A record may wait in the log's client for a while, so that deduplication sees it later than it was said.
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_that_may_wait_for_the_log_counts_as_late_sooner() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        for (waits, age, accepted) in [(0, 3, true), (2, 1, true), (2, 3, false)] {
+            let shared = Shared::new(1);
+            let pod = Pod::live(&shared, |options| options.append_deadline = minutes(waits)).await;
+            let id = id(&shared, minutes(age));
+            // Somebody else's pod has said it, and this one is cut off from what the log says.
+            shared.log.set_readable(false);
+            let outcome = deliver(&pod, send("alice", "a", "hi", id)).await;
+            assert_eq!(outcome.is_ok(), accepted, "{waits} {age} {outcome:?}");
+            assert_eq!(in_log(&shared), usize::from(accepted));
         }
     }
 

@@ -6,6 +6,7 @@ use chatify_domain::Epoch;
 use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_infrastructure::embedded::{EmbeddedPresence, EmbeddedRateLimiter, EmbeddedStore, Options};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Takes the data directory. Blocks for a few syncs of the disk.
 pub(super) fn open(parts: &Parts) -> anyhow::Result<Adapters> {
@@ -24,6 +25,8 @@ pub(super) fn open(parts: &Parts) -> anyhow::Result<Adapters> {
         history: store.history(),
         presence: Arc::new(EmbeddedPresence::new(parts.clock.clone())),
         limiter: EmbeddedRateLimiter::start(send_limit(config), parts.clock.clone(), &parts.supervisor),
+        // What waits for the disk here is written before anything that comes later, and nobody else writes.
+        append_deadline: Duration::ZERO,
         dependencies: Dependencies::none(),
         closing: Closing::Embedded(store),
     })

@@ -34,6 +34,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Name of the file in the data directory that tells where this process listens, once it does.
@@ -57,6 +58,8 @@ struct Adapters {
     history: Arc<dyn HistoryStore>,
     presence: Arc<dyn PresenceStore>,
     limiter: Arc<dyn RateLimiter>,
+    /// See [`Options::append_deadline`].
+    append_deadline: Duration,
     dependencies: Dependencies,
     closing: Closing,
 }
@@ -190,6 +193,7 @@ fn application(parts: &Parts, adapters: &Adapters) -> Application {
     let writer = &config.chat_history_writer;
     let options = Options {
         dedupe_window: config.message_broker.dedupe_window,
+        append_deadline: adapters.append_deadline,
         tail_bytes: config.limits.tail_bytes,
         database_tries: writer.database_retry_attempts,
         database_retry: Backoff { first: writer.database_retry_first, cap: writer.database_retry_cap },

@@ -44,6 +44,7 @@ impl Services {
 /// The adapters; waits for the log for as long as it takes.
 pub(super) async fn connect(parts: &Parts, gate: &Gate) -> anyhow::Result<Adapters> {
     let options = ClusterOptions::of(&parts.config)?;
+    let append_deadline = options.kafka.message_timeout;
     let Parts { clock, random, supervisor, .. } = parts;
     let redis = RedisConnection::connect(options.redis, clock.clone(), random.clone(), supervisor);
     let redis = redis.await.map_err(ConfigError::refused)?;
@@ -58,6 +59,7 @@ pub(super) async fn connect(parts: &Parts, gate: &Gate) -> anyhow::Result<Adapte
         history: guarded,
         presence: RedisPresence::start(redis.clone(), supervisor),
         limiter: RedisRateLimiter::start(redis, send_limit(&parts.config), clock.clone(), supervisor),
+        append_deadline,
         dependencies,
         closing: Closing::Cluster(Services { log }),
     })
