@@ -16,14 +16,14 @@ use std::time::Duration;
 /// * **Cancel safety.** A dropped write may or may not have happened.
 #[async_trait]
 pub trait HistoryStore: Send + Sync + 'static {
-    /// All segments of `scope`, ascending by start. Empty for an unknown scope.
+    /// All segments of `scope` whose write has returned, on whatever pod, ascending by start. Empty for an unknown scope.
     async fn segments(&self, scope: &Scope) -> Result<Vec<Segment>, HistoryError>;
 
     /// Records that `segment` exists; comes before its first row. A segment that is there keeps its first time.
     async fn open_segment(&self, scope: &Scope, segment: Segment) -> Result<(), HistoryError>;
 
-    /// Rows in one segment.
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError>;
+    /// Rows in one segment before this position. It MUST count every row whose write has returned, on whatever pod: where segments are cut rests on it.
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError>;
 
     /// Writes rows, each into its segment, and makes each findable by id.
     async fn append(&self, rows: &[HistoryRow]) -> Result<(), HistoryError>;

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// A reader that was opened after a failure works when it has waited this long without one.
+const PEACE: Duration = Duration::from_secs(2);
 /// How often the log's partitions and ends are looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
 /// A partition whose end moves while nothing of it arrives for this long is read anew.
@@ -69,16 +71,23 @@ impl FanOut {
             Some(Err(error)) => return Ended::Failed(error),
             Some(Ok(reader)) => reader,
         };
-        self.note_progress();
         let core = Arc::clone(&self.core);
         let watch = watch(&core);
-        tokio::pin!(watch);
+        // A reader after one that failed may fail as well, so it has to wait in peace before the loop is called live.
+        let peace = tokio::time::sleep(if self.failures == 0 { Duration::ZERO } else { PEACE });
+        tokio::pin!(watch, peace);
+        let mut proven = false;
         loop {
             // Cancellation first; then the watch, which is rarely ready. Nothing is lost when `next` is dropped.
             let records = tokio::select! {
                 biased;
                 () = token.cancelled() => return Ended::Cancelled,
                 reason = &mut watch => return Ended::Reopen(reason),
+                () = &mut peace, if !proven => {
+                    proven = true;
+                    self.note_progress();
+                    continue;
+                }
                 records = reader.next() => records,
             };
             match records {
@@ -393,6 +402,45 @@ mod tests {
         assert_eq!(ids(&subscriber.received(&channel("a"))), Vec::<u128>::new());
         shared.pass(Duration::from_secs(25)).await;
         assert_eq!(ids(&subscriber.received(&channel("a"))), [1]);
+    }
+
+    /// A log that can be opened and not read.
+    struct Unreadable(crate::testing::MemoryLog);
+
+    struct UnreadableReader;
+
+    #[async_trait]
+    impl LogTail for Unreadable {
+        fn partition_of(&self, scope: &Scope) -> Partition {
+            self.0.partition_of(scope)
+        }
+        async fn partitions(&self) -> Result<Vec<PartitionState>, LogError> {
+            self.0.partitions().await
+        }
+        async fn position_at(&self, partition: Partition, at: Timestamp) -> Result<Position, LogError> {
+            self.0.position_at(partition, at).await
+        }
+        async fn open(&self, _from: &[(Partition, Position)]) -> Result<Box<dyn TailReader>, LogError> {
+            Ok(Box::new(UnreadableReader))
+        }
+    }
+
+    #[async_trait]
+    impl TailReader for UnreadableReader {
+        async fn next(&mut self) -> Result<Vec<LogRecord>, LogError> {
+            Err(LogError::Unavailable("no right to read".into()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opening_in_vain_again_and_again_is_one_stall() {
+        let shared = Shared::new(1);
+        let mut ports = shared.ports(1);
+        ports.tail = Arc::new(Unreadable(shared.log.clone()));
+        let pod = Pod::start(ports, options());
+        shared.pass(Duration::from_secs(120)).await;
+        let state = pod.application.status().fan_out;
+        assert!(matches!(state, LoopState::Stalled { for_, .. } if for_ > Duration::from_secs(110)), "{state:?}");
     }
 
     #[derive(Default)]

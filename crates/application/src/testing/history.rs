@@ -91,8 +91,9 @@ impl HistoryStore for MemoryHistory {
         Ok(())
     }
 
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError> {
-        Ok(self.call().await?.rows.get(&(scope.clone(), segment)).map_or(0, |rows| rows.len() as u64))
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError> {
+        let rows = &self.call().await?.rows;
+        Ok(rows.get(&(scope.clone(), segment)).map_or(0, |rows| rows.range(..before).count() as u64))
     }
 
     async fn append(&self, rows: &[HistoryRow]) -> Result<(), HistoryError> {

@@ -65,12 +65,14 @@ impl HistoryStore for EmbeddedHistory {
         self.write(Operation::OpenSegment(scope.clone(), segment)).await
     }
 
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError> {
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError> {
         let scope = scope.to_string();
         self.read(move |connection| {
             connection
-                .prepare_cached("SELECT count(*) FROM chat_messages WHERE scope = ?1 AND segment = ?2")?
-                .query_row(params![scope, segment.number()], |row| row.get(0).map(i64::unsigned_abs))
+                .prepare_cached(
+                    "SELECT count(*) FROM chat_messages WHERE scope = ?1 AND segment = ?2 AND position < ?3",
+                )?
+                .query_row(params![scope, segment.number(), before.number()], |row| row.get(0).map(i64::unsigned_abs))
         })
         .await
     }

@@ -113,10 +113,11 @@ impl HistoryStore for ScyllaHistory {
         .await
     }
 
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError> {
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError> {
         self.within(async |link: Arc<Link>| {
             let mut rows = 0;
-            link.pages(&link.statements.count, (scope.to_string(), segment.number()), |page| {
+            let values = (scope.to_string(), segment.number(), before.number());
+            link.pages(&link.statements.count, values, |page| {
                 for row in typed::<(i64,)>(page)? {
                     rows += row.map_err(error::unreadable_row)?.0.unsigned_abs();
                 }

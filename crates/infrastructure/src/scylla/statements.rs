@@ -7,6 +7,8 @@ use scylla::statement::prepared::PreparedStatement;
 
 /// Rows of one page of an answer.
 const PAGE_ROWS: i32 = 500;
+/// Rows that the store looks at before it asks its replicas again when it counts; none of them is sent.
+const COUNT_PAGE_ROWS: i32 = 10_000;
 
 /// The prepared statements. All of them are idempotent: reads, and upserts whose key and timestamp come from the log.
 pub(super) struct Statements {
@@ -36,6 +38,8 @@ impl Statements {
             )
         };
         let read = async |statement: String| prepare(session, statement, options.read_consistency.to_driver()).await;
+        // The writer places rows by these, so they must meet every write that was acknowledged, whatever pages may miss.
+        let exact = async |statement: String| prepare(session, statement, options.write_consistency.to_driver()).await;
         let write = async |statement: String| prepare(session, statement, options.write_consistency.to_driver()).await;
         Ok(Self {
             insert_message: write(format!(
@@ -56,14 +60,14 @@ impl Statements {
             ))
             .await?,
             progress: read(format!("SELECT broker_partition, position FROM {keyspace}.log_progress")).await?,
-            segments: read(format!(
+            segments: exact(format!(
                 "SELECT segment, first_created_at_utc FROM {keyspace}.scope_segments WHERE scope = ?"
             ))
             .await?,
-            count: read(format!(
-                "SELECT count(*) FROM {keyspace}.chat_messages WHERE scope = ? AND segment = ?"
+            count: counting(exact(format!(
+                "SELECT count(*) FROM {keyspace}.chat_messages WHERE scope = ? AND segment = ? AND position < ?"
             ))
-            .await?,
+            .await?),
             ascending: read(slice("ASC")).await?,
             descending: read(slice("DESC")).await?,
             by_id: read(format!(
@@ -91,4 +95,10 @@ async fn prepare(
     // The rows' columns are known from the preparation, so that an answer need not repeat them.
     prepared.set_use_cached_result_metadata(true);
     Ok(prepared)
+}
+
+/// The store counts page by page, each of them a request to the replicas.
+fn counting(mut prepared: PreparedStatement) -> PreparedStatement {
+    prepared.set_page_size(COUNT_PAGE_ROWS);
+    prepared
 }

@@ -63,7 +63,7 @@ pub async fn an_unknown_scope_is_empty(fixture: &dyn HistoryFixture) {
     let store = fixture.open().await;
     let scope = channel("nobody-was-here");
     assert!(done(store.segments(&scope)).await.is_empty());
-    assert_eq!(done(store.count(&scope, at(0))).await, 0);
+    assert_eq!(done(store.count(&scope, at(0), Position::MAX)).await, 0);
     assert!(done(store.slice(&scope, at(0), ALL, 10)).await.is_empty());
     assert!(done(store.find(&scope, message(&scope, "alice", 1).message_id)).await.is_empty());
     done(store.append(&[])).await;
@@ -91,7 +91,8 @@ pub async fn writing_again_changes_nothing(fixture: &dyn HistoryFixture) {
     done(store.append(&rows[..15])).await;
     done(store.append(&rows)).await;
     done(store.append(&rows[5..10])).await;
-    assert_eq!(done(store.count(&scope, at(0))).await, 20);
+    assert_eq!(done(store.count(&scope, at(0), Position::MAX)).await, 20);
+    assert_eq!(done(store.count(&scope, at(0), at(7))).await, 7, "the one at the position itself is not before it");
     assert_eq!(done(store.slice(&scope, at(0), ALL, 100)).await, messages(&rows));
 }
 
@@ -138,7 +139,7 @@ pub async fn segments_and_scopes_do_not_mix(fixture: &dyn HistoryFixture) {
     done(store.append(&rows)).await;
     for (scope, segment, expected) in [(&scope, 0, &rows[..1]), (&scope, 5, &rows[1..2]), (&other, 0, &rows[2..])] {
         assert_eq!(done(store.slice(scope, at(segment), ALL, 10)).await, messages(expected));
-        assert_eq!(done(store.count(scope, at(segment))).await, 1);
+        assert_eq!(done(store.count(scope, at(segment), Position::MAX)).await, 1);
     }
 }
 

@@ -45,7 +45,7 @@ impl HistoryProjection {
         Self { core, owned: BTreeMap::new(), failures: 0, standstill: Standstill::default() }
     }
 
-    /// Runs until `token` is cancelled. What was given to it by then and can be persisted at once is persisted and committed.
+    /// Runs until `token` is cancelled. What is persisted by then is committed; the rest is the next owner's.
     pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), Infallible> {
         while !token.is_cancelled() {
             // What is remembered of a partition is only right for as long as nobody else can have owned it.
@@ -66,7 +66,10 @@ impl HistoryProjection {
     async fn membership(&mut self, token: &CancellationToken) -> Result<(), LogError> {
         let Some(member) = token.run_until_cancelled(self.core.ports.group.join()).await else { return Ok(()) };
         let mut member = member?;
-        self.note_progress();
+        if self.failures == 0 {
+            // A member after one that failed may fail as well: it is called live when it has heard something, or has waited in peace for a while.
+            self.note_progress();
+        }
         self.standstill = Standstill::default();
         let core = Arc::clone(&self.core);
         let ends = next_ends(&core);
@@ -83,10 +86,11 @@ impl HistoryProjection {
                 Step::RetryDue => self.advance(token, &mut *member).await?,
                 Step::Ends(states) => {
                     ends.set(next_ends(&core));
-                    // What waits here already is not missing.
+                    // What waits here already is not missing. With more of it than is taken at once, nothing can be said of what is not.
                     self.take_in_the_rest(&mut *member).await?;
+                    let stuck = if self.full() { None } else { self.stuck(&states) };
                     self.advance(token, &mut *member).await?;
-                    if let Some(partition) = self.stuck(&states) {
+                    if let Some(partition) = stuck {
                         tracing::warn!(
                             partition = partition.0,
                             "the history gets nothing although the log goes on; joining anew"
@@ -156,8 +160,10 @@ impl HistoryProjection {
         }
     }
 
+    /// Whether there is enough to do. What waits for its partition to stop backing off is not done now.
     fn full(&self) -> bool {
-        self.owned.values().any(|owned| owned.waiting() >= self.core.options.projection_batch)
+        let batch = self.core.options.projection_batch;
+        self.owned.values().any(|owned| !owned.is_backing_off() && owned.waiting() >= batch)
     }
 
     /// Persists and commits what is waiting in every partition that is not backing off.
@@ -243,9 +249,9 @@ mod tests {
     use crate::Options;
     use crate::ports::log::{LogRecord, TailReader, Undecodable};
     use crate::ports::{LogGroup, LogTail};
-    use crate::testing::{Pod, Shared, channel};
+    use crate::testing::{Pod, Shared, channel, user};
     use async_trait::async_trait;
-    use chatify_domain::{PodId, Scope, Timestamp};
+    use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, Text, Timestamp};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     fn stored(shared: &Shared, scope: &str) -> usize {
@@ -318,6 +324,16 @@ mod tests {
         }
     }
 
+    fn said(scope: &str, number: u128) -> ChatEvent {
+        ChatEvent::MessageSent(Arc::new(MessageSent {
+            message_id: MessageId::from_u128(number),
+            scope: channel(scope),
+            sender_id: user("bob"),
+            text: Text::parse("hi").expect("short"),
+            origin_pod_id: PodId::parse("elsewhere").expect("a pod"),
+        }))
+    }
+
     /// A group whose first member never hears of what is said in these partitions.
     struct Deaf(crate::testing::MemoryLog, AtomicUsize, &'static [Partition]);
 
@@ -359,6 +375,68 @@ mod tests {
         async fn dead_letter(&mut self, record: &LogRecord, class: &Undecodable) -> Result<(), LogError> {
             self.0.dead_letter(record, class).await
         }
+    }
+
+    /// A store that takes long with each of many partitions is slow, and no reason to begin anew.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_store_with_many_partitions_is_no_reason_to_join_anew() {
+        let shared = Shared::new(12);
+        let mut ports = shared.ports(1);
+        let group = Arc::new(Deaf(shared.log.clone(), AtomicUsize::new(0), &[]));
+        ports.group = Arc::clone(&group) as Arc<dyn LogGroup>;
+        shared.store.set_latency(Duration::from_secs(2));
+        for number in 0..12 * 1_500 {
+            let event = said(&format!("scope-{}", number % 64), number);
+            shared.log.append_now(event);
+        }
+        let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_secs(240)).await;
+        assert_eq!(group.1.load(Ordering::Relaxed), 1, "{:?}", pod.application.status().projection);
+        assert_eq!(pod.application.status().lag, 0);
+    }
+
+    /// A group that lets everybody in and tells nobody anything.
+    struct Closed(crate::testing::MemoryLog);
+
+    struct ClosedMember;
+
+    #[async_trait]
+    impl LogGroup for Closed {
+        async fn join(&self) -> Result<Box<dyn GroupMember>, LogError> {
+            Ok(Box::new(ClosedMember))
+        }
+        async fn committed(&self) -> Result<Vec<(Partition, Position)>, LogError> {
+            self.0.committed().await
+        }
+    }
+
+    #[async_trait]
+    impl GroupMember for ClosedMember {
+        async fn next(&mut self) -> Result<GroupEvent, LogError> {
+            Err(LogError::Unavailable("no right to read".into()))
+        }
+        async fn commit(&mut self, _partition: Partition, _next: Position) -> Result<(), LogError> {
+            Err(LogError::NotAssigned)
+        }
+        async fn release(&mut self, _partition: Partition) -> Result<(), LogError> {
+            Ok(())
+        }
+        fn pause(&mut self, _partition: Partition) {}
+        fn resume(&mut self, _partition: Partition) {}
+        async fn dead_letter(&mut self, _record: &LogRecord, _class: &Undecodable) -> Result<(), LogError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn joining_in_vain_again_and_again_is_one_stall() {
+        let shared = Shared::new(1);
+        let mut ports = shared.ports(1);
+        ports.group = Arc::new(Closed(shared.log.clone()));
+        let pod = Pod::start(ports, Options::new(PodId::parse("pod-0").expect("a pod")));
+        shared.pass(Duration::from_secs(120)).await;
+        let state = pod.application.status().projection;
+        assert!(matches!(state, LoopState::Stalled { for_, .. } if for_ > Duration::from_secs(110)), "{state:?}");
     }
 
     /// A group that takes no commits until it is told to.

@@ -227,10 +227,11 @@ impl Owned {
         }
         let planned = self.planned.as_mut().expect("it was planned above");
         persist(core, token, planned, &mut self.stride, tries).await?;
-        for (record, class) in &planned.poison {
+        while let Some((record, class)) = planned.poison.front() {
             member.dead_letter(record, class).await?;
             tracing::warn!(partition = self.partition.0, position = %record.position, %class, "record set aside");
             core.ports.observer.dead_lettered();
+            planned.poison.pop_front();
         }
         self.uncommitted = Some(planned.next);
         self.planned = None;
@@ -283,13 +284,13 @@ async fn persist(
 ) -> Result<(), Stop> {
     let mut attempt = 0;
     loop {
-        let error = match write(core, planned, stride).await {
+        let error = match write(core, token, planned, stride).await {
             Ok(()) => {
                 stride.grow();
-                core.ports.observer.projected(planned.rows.len());
                 return Ok(());
             }
-            Err(error) => error,
+            Err(Stop::History(error)) => error,
+            Err(stop) => return Err(stop),
         };
         attempt += 1;
         if seeded_bug(Bug::SkipOnStoreError) {
@@ -307,7 +308,7 @@ async fn persist(
 
 /// A segment is recorded before its first row: a reader that finds the row must know where its segment ends. What is written stays written when
 /// something fails: the next attempt goes on behind it.
-async fn write(core: &Core, planned: &mut Planned, stride: &mut Stride) -> Result<(), HistoryError> {
+async fn write(core: &Core, token: &CancellationToken, planned: &mut Planned, stride: &mut Stride) -> Result<(), Stop> {
     let history = &core.ports.history;
     let opens = planned.opens.clone().into_iter().map(|(scope, segment)| {
         let history = Arc::clone(history);
@@ -316,6 +317,9 @@ async fn write(core: &Core, planned: &mut Planned, stride: &mut Stride) -> Resul
     stream::iter(opens).buffer_unordered(OPENS_AT_ONCE).try_collect::<()>().await?;
     planned.opens.clear();
     while planned.written < planned.rows.len() {
+        if token.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
         let end = planned.rows.len().min(planned.written + stride.rows);
         match history.append(&planned.rows[planned.written..end]).await {
             Ok(()) => {}
@@ -323,9 +327,10 @@ async fn write(core: &Core, planned: &mut Planned, stride: &mut Stride) -> Resul
                 if matches!(error, HistoryError::Timeout) {
                     stride.shrink();
                 }
-                return Err(error);
+                return Err(error.into());
             }
         }
+        core.ports.observer.projected(end - planned.written);
         planned.written = end;
     }
     Ok(())

@@ -2,19 +2,17 @@
 
 use super::partition::Decided;
 use crate::application::Core;
-use crate::ports::history::{HistoryError, HistoryRow, Order, PositionRange, Segment};
+use crate::ports::history::{HistoryError, HistoryRow, Segment};
 use crate::ports::log::{LogRecord, Undecodable};
 use crate::segments::ScopeSegments;
 use chatify_domain::{Position, Scope};
-use futures_util::future::try_join_all;
-use std::collections::{BTreeMap, HashMap};
+use futures_util::future::join_all;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Scopes whose state is kept in memory, in each of two generations.
 const SCOPES_PER_GENERATION: usize = 10_000;
 /// Scopes that are looked up in the store at the same time.
 const LOOKUPS: usize = 16;
-/// Rows that are read at once when a batch comes again.
-const COUNT_CHUNK: usize = 1_000;
 
 /// What is to be written for a batch.
 pub(super) struct Planned {
@@ -22,7 +20,7 @@ pub(super) struct Planned {
     pub(super) rows: Vec<HistoryRow>,
     /// How many of the rows the history has for certain.
     pub(super) written: usize,
-    pub(super) poison: Vec<(LogRecord, Undecodable)>,
+    pub(super) poison: VecDeque<(LogRecord, Undecodable)>,
     /// What may be committed when all of it is done.
     pub(super) next: Position,
 }
@@ -57,20 +55,26 @@ impl ScopeCache {
             unknown.into_iter().map(|(scope, first)| (scope.clone(), first)).collect();
         for some in unknown.chunks(LOOKUPS) {
             let lookups: Vec<_> = some.iter().map(|(scope, first)| look_up(core, scope, *first)).collect();
-            for ((scope, _), segments) in some.iter().zip(try_join_all(lookups).await?) {
-                self.keep(scope.clone(), segments);
+            let mut failure = None;
+            for ((scope, _), outcome) in some.iter().zip(join_all(lookups).await) {
+                match outcome {
+                    // Also beside one that failed, so that a slow store is asked for fewer with each attempt.
+                    Ok(segments) => self.keep(scope.clone(), segments),
+                    Err(error) => failure = Some(error),
+                }
             }
+            failure.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 
     /// Places the messages. Their scopes are known.
     pub(super) fn plan(&mut self, core: &Core, decided: impl Iterator<Item = Decided>, next: Position) -> Planned {
-        let mut planned = Planned { opens: Vec::new(), rows: Vec::new(), written: 0, poison: Vec::new(), next };
+        let mut planned = Planned { opens: Vec::new(), rows: Vec::new(), written: 0, poison: VecDeque::new(), next };
         for one in decided {
             match one {
                 Decided::Nothing => {}
-                Decided::Poison(record, class) => planned.poison.push((record, class)),
+                Decided::Poison(record, class) => planned.poison.push_back((record, class)),
                 Decided::Message(message) => {
                     let scope = &message.sent.scope;
                     let segments = self.young.get_mut(scope).or_else(|| self.old.get_mut(scope));
@@ -107,20 +111,11 @@ impl ScopeCache {
 }
 
 /// What the store knows of a scope, as it was before its message at `first` was written: after a crash, that one and later ones may be there
-/// already, and they are counted when they come again.
+/// already, and they are counted when they come again. Nobody writes before `first` any more, so the number is right also while an owner that was given up
+/// for dead still writes.
 async fn look_up(core: &Core, scope: &Scope, first: Position) -> Result<ScopeSegments, HistoryError> {
     let recorded = core.ports.history.segments(scope).await?;
     let Some(last) = recorded.last() else { return Ok(ScopeSegments::new(&recorded, 0)) };
-    let stored = core.ports.history.count(scope, last.start).await?;
-    let mut again = 0u64;
-    let mut from = first.max(last.start);
-    loop {
-        let range = PositionRange { from, to: Position::MAX, order: Order::Ascending };
-        let rows = core.ports.history.slice(scope, last.start, range, COUNT_CHUNK).await?;
-        again += rows.len() as u64;
-        match rows.last() {
-            Some(row) if rows.len() == COUNT_CHUNK => from = row.position.next(),
-            _ => return Ok(ScopeSegments::new(&recorded, stored.saturating_sub(again))),
-        }
-    }
+    let stored = core.ports.history.count(scope, last.start, first).await?;
+    Ok(ScopeSegments::new(&recorded, stored))
 }

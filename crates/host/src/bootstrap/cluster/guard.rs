@@ -117,8 +117,8 @@ impl HistoryStore for GuardedHistory {
         self.history.open_segment(scope, segment).await
     }
 
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError> {
-        self.history.count(scope, segment).await
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError> {
+        self.history.count(scope, segment, before).await
     }
 
     async fn append(&self, rows: &[HistoryRow]) -> Result<(), HistoryError> {

@@ -53,8 +53,8 @@ impl HistoryStore for Prefixed {
         self.history.open_segment(&self.inner(scope), segment).await
     }
 
-    async fn count(&self, scope: &Scope, segment: Position) -> Result<u64, HistoryError> {
-        self.history.count(&self.inner(scope), segment).await
+    async fn count(&self, scope: &Scope, segment: Position, before: Position) -> Result<u64, HistoryError> {
+        self.history.count(&self.inner(scope), segment, before).await
     }
 
     async fn append(&self, rows: &[HistoryRow]) -> Result<(), HistoryError> {
