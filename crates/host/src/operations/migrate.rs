@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longer than one process waits for another one that migrates.
+/// Longer than one process waits for another one that migrates, three minutes, and then does what is left.
 const DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Applies what has not been applied and prints it; with `check_only` it changes nothing.

@@ -23,6 +23,9 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), cap: Durat
 /// At the cap of the waits, so many tries take about a minute.
 const ATTEMPTS_PER_LINE: u32 = 12;
 
+/// How long the preparation of all statements may take at least; the driver itself would wait for it as long as the connection seems alive.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A session and what was prepared on it. The driver mends its connections by itself from here on.
 pub(super) struct Link {
     pub(super) session: Session,
@@ -50,24 +53,29 @@ pub enum ScyllaStartError {
     /// The store did not take the statements of the history.
     #[error("the history store did not prepare the history's statements")]
     Prepare(#[source] PrepareError),
+    /// It said nothing about them for so long; trying again may help.
+    #[error("the history store did not prepare the history's statements within {0:?}")]
+    PrepareTimeout(Duration),
 }
 
 impl ScyllaStartError {
     /// Whether trying again may help although nobody changes anything.
-    fn may_pass(&self) -> bool {
+    pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Options(_) => false,
             Self::Connect(error) => error.may_pass(),
-            Self::Prepare(_) => true,
+            Self::Prepare(_) | Self::PrepareTimeout(_) => true,
             Self::Migration(error) => error.may_pass(),
         }
     }
 
-    /// Whether a process that is running already must end for it. A login that is refused while the store itself is starting is not worth that.
-    fn ends_the_process(&self) -> bool {
+    /// Whether a process that is running already must end for it. A login that is refused while the store itself is starting is not worth that, nor are
+    /// nodes that are missing from it until they have started too.
+    pub(super) fn ends_the_process(&self) -> bool {
         match self {
+            Self::Migration(MigrationError::TooFewNodes { .. }) => false,
             Self::Migration(error) => !error.may_pass(),
-            Self::Options(_) | Self::Connect(_) | Self::Prepare(_) => false,
+            Self::Options(_) | Self::Connect(_) | Self::Prepare(_) | Self::PrepareTimeout(_) => false,
         }
     }
 }
@@ -138,10 +146,23 @@ impl Connector {
         } else {
             migrations::check(&session, &self.options).await?;
         }
-        let statements = Statements::prepare(&session, &self.options).await.map_err(ScyllaStartError::Prepare)?;
+        let limit = self.options.request_timeout.max(PREPARE_TIMEOUT);
+        let statements = prepare(&session, &self.options, limit).await?;
         self.sender.send_replace(Some(Arc::new(Link { session, statements })));
         tracing::info!(keyspace = self.options.keyspace, "connected with the history store");
         Ok(())
+    }
+}
+
+/// The statements, all of them within `limit`.
+pub(super) async fn prepare(
+    session: &Session,
+    options: &ScyllaOptions,
+    limit: Duration,
+) -> Result<Statements, ScyllaStartError> {
+    match tokio::time::timeout(limit, Statements::prepare(session, options)).await {
+        Ok(prepared) => prepared.map_err(ScyllaStartError::Prepare),
+        Err(_) => Err(ScyllaStartError::PrepareTimeout(limit)),
     }
 }
 

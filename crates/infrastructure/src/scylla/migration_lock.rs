@@ -1,8 +1,9 @@
 //! One process at a time changes the schema: a row with an owner and an end, taken by a lightweight transaction.
 
-use super::migrations::request;
+use super::migrations::{STATEMENT_TIMEOUT, request};
+use super::session::AGREEMENT_TIMEOUT;
 use scylla::client::session::Session;
-use scylla::errors::{ExecutionError, IntoRowsResultError};
+use scylla::errors::{DbError, ExecutionError, IntoRowsResultError, RequestAttemptError};
 use scylla::response::query_result::QueryResult;
 use scylla::value::{CqlValue, Row};
 use std::time::Duration;
@@ -22,12 +23,23 @@ pub(super) struct LockTiming {
     pub(super) interval: Duration,
 }
 
+/// The longest that a holder can be between two renewals, 100 s. The lock's time begins when the store takes the renewal, whose answer may come late; then
+/// there is one statement; and its agreement is waited for twice: by the driver, which does so only after a change, and by us, because another process may
+/// have made it.
+const BETWEEN_RENEWALS: Duration = STATEMENT_TIMEOUT
+    .saturating_add(STATEMENT_TIMEOUT)
+    .saturating_add(AGREEMENT_TIMEOUT)
+    .saturating_add(AGREEMENT_TIMEOUT);
+/// The driver also reads the new schema before it goes on, and clocks differ.
+const SLACK: Duration = Duration::from_secs(20);
+
 impl Default for LockTiming {
     fn default() -> Self {
+        let time_to_live = BETWEEN_RENEWALS + SLACK;
         Self {
-            // Longer than one statement (30 s) and the agreement after it (20 s) can take.
-            time_to_live: Duration::from_secs(60),
-            patience: Duration::from_secs(120),
+            time_to_live,
+            // A holder that died is outlasted.
+            patience: time_to_live + Duration::from_secs(60),
             interval: Duration::from_millis(250),
         }
     }
@@ -50,6 +62,17 @@ pub enum LockError {
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl LockError {
+    /// Whether the store does not know what became of the transaction: it may have been applied, or may be yet. Several that compete end so too.
+    fn is_undecided(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        matches!(
+            &**error,
+            ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::WriteTimeout { .. }, _))
+        )
+    }
+}
+
 /// The lock, held until [`Lock::release`] or its end.
 pub(super) struct Lock<'run> {
     session: &'run Session,
@@ -69,13 +92,22 @@ impl<'run> Lock<'run> {
         let lock = Self { session, keyspace, owner: Uuid::from_u128(owner), timing };
         let acquired = async {
             let mut told = false;
-            while !lock.try_acquire().await? {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!(keyspace, "another process is changing the schema; waiting for it");
+            loop {
+                match lock.try_acquire().await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::info!(keyspace, "another process is changing the schema; waiting for it");
+                        }
+                    }
+                    // Leaving now could leave a lock behind that nobody holds. The next try finds out whose it is.
+                    Err(error) if error.is_undecided() => {
+                        tracing::debug!(keyspace, "a try for the lock had no outcome");
+                    }
+                    Err(error) => return Err(error),
                 }
                 tokio::time::sleep(timing.interval).await;
             }
-            Ok(())
         };
         match tokio::time::timeout(timing.patience, acquired).await {
             Ok(outcome) => outcome.map(|()| lock),
@@ -131,4 +163,32 @@ fn outcome(answer: QueryResult) -> Result<(bool, Option<Uuid>), LockError> {
         _ => None,
     };
     Ok((matches!(value(applied), Some(CqlValue::Boolean(true))), holder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scylla::errors::WriteType;
+    use scylla::statement::Consistency;
+
+    #[test]
+    fn the_lock_outlasts_what_is_done_between_two_renewals_and_patience_the_lock() {
+        let timing = LockTiming::default();
+        assert!(timing.time_to_live > STATEMENT_TIMEOUT * 2 + AGREEMENT_TIMEOUT * 2);
+        assert_eq!(timing.time_to_live.subsec_nanos(), 0, "the store counts whole seconds");
+        assert!(timing.patience > timing.time_to_live + STATEMENT_TIMEOUT);
+    }
+
+    #[test]
+    fn only_a_try_without_an_outcome_is_followed_by_another() {
+        let failed =
+            |error| boxed(ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new())));
+        let consistency = Consistency::Serial;
+        let timeout = DbError::WriteTimeout { consistency, received: 1, required: 2, write_type: WriteType::Cas };
+        assert!(failed(timeout).is_undecided());
+        let unavailable = DbError::Unavailable { consistency, required: 2, alive: 1 };
+        assert!(!failed(unavailable).is_undecided());
+        assert!(!failed(DbError::Unauthorized).is_undecided());
+        assert!(!LockError::Lost.is_undecided());
+    }
 }

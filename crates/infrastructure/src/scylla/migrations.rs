@@ -13,9 +13,11 @@ use scylla::statement::Consistency;
 use scylla::statement::unprepared::Statement;
 use scylla::value::CqlTimestamp;
 use siphasher::sip::SipHasher13;
+use siphasher::sip128::{self, Hasher128 as _};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Every migration that there ever was, ascending. A released one is never changed: mend it by another.
 pub(super) const MIGRATIONS: &[Migration] = &[
@@ -27,8 +29,8 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
-/// How long one statement about the schema may take. The lock is renewed before each, for longer than this and the agreement after it.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one statement about the schema may take. The lock is renewed before each, and its time is made of this one.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a table that another process has just made may take until it can be used.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
@@ -93,12 +95,17 @@ pub enum MigrationError {
         #[source]
         source: Box<ExecutionError>,
     },
-    /// There are fewer nodes than copies of each row.
-    #[error("scylla.replication_factor is {wanted}, but the history store has {nodes} nodes: lower it, or add nodes")]
+    /// There are fewer nodes than copies of each row. Every data centre has all copies, so the smallest one counts.
+    #[error(
+        "scylla.replication_factor is {wanted}, more than the nodes ({nodes}) that the history store has in `{datacenter}`: \
+         lower it, or add nodes"
+    )]
     TooFewNodes {
         /// The option.
         wanted: u16,
-        /// How many nodes are known.
+        /// Where they are too few.
+        datacenter: String,
+        /// How many nodes are known there.
         nodes: usize,
     },
     /// Another process has the lock, or it was lost.
@@ -132,7 +139,7 @@ impl MigrationError {
 }
 
 /// Brings the schema up to date: makes the keyspace when it is missing, then applies what has not been applied. Any number of processes may do so
-/// at the same time; one works, the others wait for it (two minutes at most). A process that dies on the way keeps the others waiting for a minute.
+/// at the same time; one works, the others wait for it (three minutes at most). A process that dies on the way keeps the others waiting for two.
 ///
 /// # Errors
 /// When the store cannot be reached, does not permit it, or holds a schema that is newer or was changed.
@@ -198,7 +205,7 @@ impl Run<'_> {
             report.already_there = self.migrations.iter().map(Migration::file).collect();
             return Ok(report);
         }
-        self.prepare_keyspace().await?;
+        self.prepare_lock().await?;
         let lock = Lock::acquire(self.session, &self.options.keyspace, owner, self.timing).await?;
         let outcome = self.apply_missing(&lock, &mut report).await;
         // Given back also after a failure, so that the next process need not wait for its end; should that fail, it ends by itself.
@@ -209,8 +216,15 @@ impl Run<'_> {
     }
 
     async fn apply_missing(&self, lock: &Lock<'_>, report: &mut MigrationReport) -> Result<(), MigrationError> {
+        let keyspace = &self.options.keyspace;
+        // Said even when the table can be seen: the nodes agree on it after this.
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.schema_migrations \
+             (version int PRIMARY KEY, name text, checksum text, applied_at timestamp)"
+        );
+        change(self.session, create, &format!("create the table `{keyspace}.schema_migrations`")).await?;
         // Read again: another process may have done it before this one had the lock.
-        let applied = read_applied(self.session, &self.options.keyspace).await?;
+        let applied = read_applied(self.session, keyspace).await?;
         let missing = missing(self.migrations, &applied)?;
         for migration in self.migrations {
             if missing.iter().any(|one| one.version == migration.version) {
@@ -247,31 +261,67 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The keyspace and the two tables of the migrations themselves. Pods that make them at the very same moment make the same.
-    async fn prepare_keyspace(&self) -> Result<(), MigrationError> {
+    /// What the lock needs, and so has to be made without it: the keyspace and the lock's own table. Processes that make them at the very same moment make
+    /// the same, because a keyspace is known by its name, and the table by an id that they all give it.
+    async fn prepare_lock(&self) -> Result<(), MigrationError> {
         let (keyspace, copies) = (&self.options.keyspace, self.options.replication_factor);
         if !exists(self.session, "keyspaces", keyspace, None).await? {
-            let nodes = self.session.get_cluster_state().get_nodes_info().len();
-            if nodes < usize::from(copies) {
-                return Err(MigrationError::TooFewNodes { wanted: copies, nodes });
-            }
+            self.check_copies()?;
             let create = format!(
                 "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = \
                  {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}"
             );
             change(self.session, create, &format!("create the keyspace `{keyspace}`")).await?;
         }
-        let tables = [
-            ("schema_migrations", "version int PRIMARY KEY, name text, checksum text, applied_at timestamp"),
-            ("schema_lock", "name text PRIMARY KEY, owner uuid"),
-        ];
-        for (table, columns) in tables {
-            // Said even when the table can be seen: the node answers when it has made it itself, or when another's is ready to be used.
-            let create = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{table} ({columns})");
-            change(self.session, create, &format!("create the table `{keyspace}.{table}`")).await?;
+        // Said even when the table can be seen: the node answers when it has made it itself, or when another's is ready to be used.
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.schema_lock (name text PRIMARY KEY, owner uuid) WITH id = '{}'",
+            lock_table_id(keyspace)
+        );
+        change(self.session, create, &format!("create the table `{keyspace}.schema_lock`")).await
+    }
+
+    /// Refuses more copies than there can be in the data centre that is asked, or in the smallest one.
+    fn check_copies(&self) -> Result<(), MigrationError> {
+        let state = self.session.get_cluster_state();
+        let nodes = state.get_nodes_info().iter().map(|node| node.datacenter.as_deref());
+        let (datacenter, nodes) = fewest_nodes(nodes, self.options.local_datacenter.as_deref());
+        let wanted = self.options.replication_factor;
+        if nodes < usize::from(wanted) {
+            return Err(MigrationError::TooFewNodes { wanted, datacenter, nodes });
         }
         Ok(())
     }
+}
+
+/// The id of the lock's table. Without one each node that is told to make the table draws an id of its own, and two nodes that are told at once then
+/// disagree about the table for good. Made of the keyspace's name, because no two tables of a store may have the same.
+///
+/// A keyspace that is dropped and made again gets the same id again. Rows of before that come back with it do no harm in this table: they end by
+/// themselves. That is why only this table has such an id; all others are made under the lock.
+pub(super) fn lock_table_id(keyspace: &str) -> Uuid {
+    let mut hasher = sip128::SipHasher13::new();
+    hasher.write(format!("{keyspace}.schema_lock").as_bytes());
+    uuid::Builder::from_custom_bytes(hasher.finish128().as_u128().to_be_bytes()).into_uuid()
+}
+
+/// How many nodes `wanted` has, or the data centre with the fewest. A node that does not say where it is may be anywhere, so it counts everywhere.
+pub(super) fn fewest_nodes<'node>(
+    datacenters: impl Iterator<Item = Option<&'node str>>,
+    wanted: Option<&str>,
+) -> (String, usize) {
+    let (mut counts, mut anywhere) = (BTreeMap::<&str, usize>::new(), 0);
+    for datacenter in datacenters {
+        match datacenter {
+            Some(datacenter) => *counts.entry(datacenter).or_default() += 1,
+            None => anywhere += 1,
+        }
+    }
+    let (datacenter, nodes) = match wanted {
+        Some(wanted) => (wanted, counts.get(wanted).copied().unwrap_or(0)),
+        None => counts.into_iter().min_by_key(|(_, nodes)| *nodes).unwrap_or(("?", 0)),
+    };
+    (datacenter.to_owned(), nodes + anywhere)
 }
 
 impl Migration {

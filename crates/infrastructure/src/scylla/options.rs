@@ -1,5 +1,6 @@
 //! What the CQL adapter can be told.
 
+use super::session::{self, ConnectError};
 use secrecy::SecretString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +19,8 @@ pub struct ScyllaOptions {
     pub keyspace: String,
     /// Copies of each row in each data centre. Used only when the keyspace has to be made.
     pub replication_factor: u16,
-    /// The data centre that is asked first; `None` takes any. Needed when there are several, because `LOCAL_QUORUM` is local to the node that is asked.
+    /// The only data centre that is asked, also when all of its nodes are away; `None` takes any. Needed when there are several, because `LOCAL_QUORUM` is
+    /// local to the node that is asked.
     pub local_datacenter: Option<String>,
     /// Who logs in; needs a password.
     pub username: Option<String>,
@@ -117,6 +119,17 @@ impl ScyllaOptions {
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, field, problem)) => Err(OptionsError { field, problem }),
             None => Ok(()),
+        }
+    }
+
+    /// Reads the certificates of [`TlsOptions::ca_file`], when one is named, as a connection will. Asks no store.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds nothing that can be trusted.
+    pub fn check_authorities(&self) -> Result<(), ConnectError> {
+        match &self.tls {
+            Some(tls) if tls.ca_file.is_some() => session::client_config(tls).map(drop),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -21,7 +21,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// … and given up, to be made anew, when none comes.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long all nodes may take to agree on a schema, asked this often.
-const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 const AGREEMENT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why there is no session with the store.
@@ -111,7 +111,7 @@ fn routing(options: &ScyllaOptions) -> Arc<dyn scylla::policies::load_balancing:
     }
 }
 
-fn client_config(tls: &TlsOptions) -> Result<Arc<ClientConfig>, ConnectError> {
+pub(super) fn client_config(tls: &TlsOptions) -> Result<Arc<ClientConfig>, ConnectError> {
     let mut roots = RootCertStore::empty();
     match &tls.ca_file {
         Some(file) => {
@@ -140,6 +140,16 @@ fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Con
     ConnectError::Certificates(error.into())
 }
 
+/// Reasons with which a store refuses a login because it could not look it up, as they begin: its logins are rows too, and their nodes may be away.
+/// Cassandra says the first one, ScyllaDB the others, each with the code of wrong credentials.
+const LOGINS_AWAY: [&str; 5] = [
+    "Unable to perform authentication",
+    "Cannot achieve consistency level",
+    "Operation timed out",
+    "Operation failed",
+    "authentication failed",
+];
+
 /// A login that was refused does not get better by trying again; everything else may.
 fn classify(error: NewSessionError) -> ConnectError {
     if is_login_refused(&error) {
@@ -155,9 +165,37 @@ fn is_login_refused(error: &NewSessionError) -> bool {
     else {
         return false;
     };
-    matches!(
-        refused.get_error(),
-        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _)
-            | ConnectionSetupRequestErrorKind::MissingAuthentication
-    )
+    match refused.get_error() {
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, reason) => !could_not_look_up(reason),
+        ConnectionSetupRequestErrorKind::MissingAuthentication => true,
+        _ => false,
+    }
+}
+
+fn could_not_look_up(reason: &str) -> bool {
+    LOGINS_AWAY.iter().any(|beginning| reason.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_that_cannot_be_looked_up_are_not_wrong() {
+        for passing in [
+            "Unable to perform authentication: Cannot achieve consistency level QUORUM",
+            "Cannot achieve consistency level for cl LOCAL_ONE. Requires 1, alive 0",
+            "Operation timed out for system.roles - received only 0 responses from 1 CL=ONE.",
+        ] {
+            assert!(could_not_look_up(passing), "{passing}");
+        }
+        for wrong in [
+            "Provided username chatify and/or password are incorrect",
+            "Username and/or password are incorrect",
+            "chatify is not permitted to log in",
+            "",
+        ] {
+            assert!(!could_not_look_up(wrong), "{wrong}");
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use super::proxy::{Mode, Proxy};
 use super::rows::row;
 use super::{connect, options, server, unique};
-use crate::scylla::{ConnectError, ScyllaHistory, ScyllaOptions, ScyllaStartError};
+use crate::scylla::connection::prepare;
+use crate::scylla::{ConnectError, ScyllaHistory, ScyllaOptions, ScyllaStartError, session};
 use chatify_application::ports::HistoryStore;
 use chatify_application::ports::contract::{channel, within};
 use chatify_application::ports::history::{HistoryError, HistoryRow, Order, PositionRange};
@@ -98,7 +99,7 @@ async fn a_write_whose_answer_is_lost_is_repeated_to_no_effect() {
     assert!(matches!(error, HistoryError::Timeout), "{error:?}");
     proxy.set(Mode::Forward);
     once_back(|| history.append(&rows)).await;
-    assert_eq!(patient.count(&scope, rows[0].segment).await.expect("a count"), 150);
+    assert_eq!(patient.count(&scope, rows[0].segment, Position::MAX).await.expect("a count"), 150);
     assert_eq!(read(&patient, &scope, &rows[0]).await.expect("a slice"), messages(&rows));
 }
 
@@ -154,7 +155,7 @@ async fn a_pod_can_end_while_the_store_is_away() {
 #[tokio::test]
 async fn a_refused_login_is_told_at_the_start_without_the_password() {
     let supervisor = Supervisor::new();
-    let point = server::refusing_logins(&supervisor).await;
+    let point = server::refusing_logins(&supervisor, server::WRONG).await;
     let anonymous = ScyllaOptions { connect_timeout: Duration::from_secs(30), ..ScyllaOptions::new([point]) };
     let named =
         ScyllaOptions { username: Some("chatify".into()), password: Some("swordfish".into()), ..anonymous.clone() };
@@ -165,6 +166,36 @@ async fn a_refused_login_is_told_at_the_start_without_the_password() {
         assert_eq!(error.to_string(), "the history store refuses the login: check scylla.username and scylla.password");
         assert!(!format!("{error:?}").contains("swordfish"));
     }
+}
+
+/// Its logins are rows on nodes that may be away, and it then refuses them all with the code of a wrong password.
+#[tokio::test]
+async fn a_store_that_cannot_look_up_the_login_is_away() {
+    let servers = Supervisor::new();
+    let reason = "Unable to perform authentication: Cannot achieve consistency level QUORUM";
+    let options = ScyllaOptions {
+        username: Some("chatify".into()),
+        password: Some("swordfish".into()),
+        connect_timeout: Duration::from_secs(30),
+        ..ScyllaOptions::new([server::refusing_logins(&servers, reason).await])
+    };
+    let (history, supervisor) = within("a first try", connect(options)).await;
+    assert!(!history.is_connected());
+    supervisor.cancel();
+    within("the end", supervisor.join()).await.expect("no crash");
+}
+
+#[tokio::test]
+async fn a_store_that_prepares_nothing_is_not_waited_for() {
+    let proxy = Proxy::start(Mode::Forward).await;
+    let options = through(&proxy).await;
+    let session = session::open(&options).await.expect("a session");
+    proxy.set(Mode::Frozen);
+    let limit = Duration::from_millis(400);
+    let prepared = within("the deadline", prepare(&session, &options, limit)).await;
+    let error = prepared.err().expect("a frozen store");
+    assert!(matches!(error, ScyllaStartError::PrepareTimeout(_)), "{error:?}");
+    assert!(error.may_pass() && !error.ends_the_process());
 }
 
 #[tokio::test]

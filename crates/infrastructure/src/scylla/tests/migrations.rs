@@ -2,7 +2,9 @@
 
 use super::{connect, options_for, run, unique};
 use crate::scylla::migration_lock::{Lock, LockError, LockTiming};
-use crate::scylla::migrations::{MIGRATIONS, Migration, MigrationError, MigrationReport, Run, refused, statements};
+use crate::scylla::migrations::{
+    MIGRATIONS, Migration, MigrationError, MigrationReport, Run, fewest_nodes, lock_table_id, refused, statements,
+};
 use crate::scylla::{ScyllaHistory, ScyllaOptions, ScyllaStartError, migrate, session};
 use chatify_building_blocks::clock::SystemClock;
 use chatify_building_blocks::random::{Random, SystemRandom};
@@ -173,8 +175,27 @@ async fn more_copies_than_nodes_are_refused_before_anything_is_made() {
     let mut keyspace = Keyspace::new().await;
     keyspace.options.replication_factor = 3;
     let error = keyspace.apply(&[FIRST]).await.expect_err("one node");
-    assert!(matches!(error, MigrationError::TooFewNodes { wanted: 3, nodes: 1 }), "{error:?}");
+    assert!(matches!(error, MigrationError::TooFewNodes { wanted: 3, nodes: 1, .. }), "{error:?}");
     assert!(!error.may_pass());
+    assert!(error.to_string().contains("`datacenter1`"), "{error}");
+    assert!(!ScyllaStartError::Migration(error).ends_the_process(), "more nodes may come");
+    let newer = MigrationError::NewerSchema { found: 2, known: 1 };
+    assert!(ScyllaStartError::Migration(newer).ends_the_process());
+}
+
+/// All processes give the lock's table the same id, also when the keyspace is made again.
+#[tokio::test]
+async fn the_locks_table_has_the_id_of_its_keyspace() {
+    let keyspace = Keyspace::new().await;
+    let name = &keyspace.options.keyspace;
+    for _ in 0..2 {
+        assert_eq!(keyspace.apply(&[FIRST]).await.expect("a fresh keyspace"), report(&["0001_first"], &[]));
+        let cql = "SELECT id FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_lock'";
+        let found = keyspace.session.query_unpaged(cql, (name,)).await.expect("the schema");
+        let (id,) = found.into_rows_result().expect("rows").first_row::<(Uuid,)>().expect("a table");
+        assert_eq!(id, lock_table_id(name));
+        run(&keyspace.session, format!("DROP KEYSPACE {name}"), ()).await;
+    }
 }
 
 /// A run that failed half way begins again at the first statement of its file.
@@ -187,6 +208,23 @@ async fn every_statement_may_be_run_again() {
         run(&keyspace.session, statement, ()).await;
     }
     keyspace.drop().await;
+}
+
+#[test]
+fn ids_of_the_locks_tables_differ_between_keyspaces() {
+    assert_eq!(lock_table_id("chatify"), lock_table_id("chatify"));
+    assert_ne!(lock_table_id("chatify"), lock_table_id("chatify_2"));
+    assert_eq!(lock_table_id("chatify").get_version_num(), 8);
+}
+
+#[test]
+fn the_copies_are_compared_with_the_data_centre_that_is_asked_or_the_smallest() {
+    let nodes = [Some("near"), Some("far"), Some("near"), Some("near"), Some("far")];
+    assert_eq!(fewest_nodes(nodes.into_iter(), None), ("far".to_owned(), 2));
+    assert_eq!(fewest_nodes(nodes.into_iter(), Some("near")), ("near".to_owned(), 3));
+    assert_eq!(fewest_nodes(nodes.into_iter().chain([None]), None), ("far".to_owned(), 3));
+    assert_eq!(fewest_nodes([None].into_iter(), None).1, 1);
+    assert_eq!(fewest_nodes([].into_iter(), None).1, 0);
 }
 
 #[test]

@@ -80,7 +80,9 @@ async fn an_encrypted_store_is_used_when_its_authority_is_trusted() {
     let authority = Authority::for_name("127.0.0.1");
     let tls = Some(TlsOptions { ca_file: Some(authority.file(directory.path())) });
     let contact_points = vec![authority.serve(&supervisor).await];
-    let (history, _supervisor) = connect(ScyllaOptions { contact_points, tls, ..options().await }).await;
+    let options = ScyllaOptions { contact_points, tls, ..options().await };
+    options.check_authorities().expect("a good file");
+    let (history, _supervisor) = connect(options).await;
     assert!(history.is_connected());
     let scope = channel(&unique());
     let row = row(&scope, 0, 1);
@@ -113,6 +115,8 @@ async fn authorities_that_cannot_be_read_are_told_at_the_start() {
     for ca_file in [directory.path().join("missing.pem"), empty] {
         let options =
             ScyllaOptions { tls: Some(TlsOptions { ca_file: Some(ca_file) }), ..ScyllaOptions::new([store()]) };
+        let error = options.check_authorities().expect_err("nothing to trust");
+        assert!(matches!(error, ConnectError::Certificates(_)), "{error:?}");
         let start = ScyllaHistory::connect(options, Arc::new(SystemClock::new()), Arc::new(SystemRandom), &supervisor);
         let error = start.await.expect_err("nothing to trust");
         assert!(matches!(error, ScyllaStartError::Connect(ConnectError::Certificates(_))), "{error:?}");

@@ -1,4 +1,4 @@
-//! A server that speaks just enough of CQL's native protocol (version 4) to refuse a login.
+//! A server that speaks just enough of CQL's native protocol (version 4) to refuse a login, for the reason that a test wants.
 
 use chatify_building_blocks::tasks::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,20 +11,23 @@ const AUTHENTICATE: u8 = 0x03;
 const ERROR: u8 = 0x00;
 const BAD_CREDENTIALS: i32 = 0x0100;
 
+/// What Cassandra says of a name or a password that is wrong.
+pub(super) const WRONG: &str = "Provided username and/or password are incorrect";
+
 /// Listens until the test ends; answers with its address. Every login is refused.
-pub(super) async fn refusing_logins(supervisor: &Supervisor) -> String {
+pub(super) async fn refusing_logins(supervisor: &Supervisor, reason: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     let connections = supervisor.clone();
     supervisor.work("refusing server", async move {
         while let Ok((client, _)) = listener.accept().await {
-            connections.work("refused connection", serve(client));
+            connections.work("refused connection", serve(client, reason));
         }
     });
     address
 }
 
-async fn serve(mut client: TcpStream) {
+async fn serve(mut client: TcpStream, reason: &'static str) {
     let mut header = [0; 9];
     while client.read_exact(&mut header).await.is_ok() {
         let length = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) as usize;
@@ -35,10 +38,7 @@ async fn serve(mut client: TcpStream) {
         let (operation, answer) = match header[4] {
             OPTIONS => (SUPPORTED, 0u16.to_be_bytes().to_vec()),
             STARTUP => (AUTHENTICATE, text("org.apache.cassandra.auth.PasswordAuthenticator")),
-            _ => (
-                ERROR,
-                [&BAD_CREDENTIALS.to_be_bytes()[..], &text("Provided username and/or password are incorrect")].concat(),
-            ),
+            _ => (ERROR, [&BAD_CREDENTIALS.to_be_bytes()[..], &text(reason)].concat()),
         };
         let size = u32::try_from(answer.len()).expect("a short answer");
         let frame = [&[0x84, 0, header[2], header[3], operation][..], &size.to_be_bytes(), &answer].concat();
