@@ -2,7 +2,7 @@
 
 use super::breaker::Breaker;
 use super::error::{CallError, RedisStartError};
-use super::keys::{Keys, encoded_pod, slot_range};
+use super::keys::{Keys, encoded_pod};
 use super::link::{Connector, Link};
 use super::options::RedisOptions;
 use chatify_building_blocks::clock::Clock;
@@ -28,8 +28,8 @@ const RELAPSE: Duration = Duration::from_secs(5);
 /// What all adapters of a pod share. It connects, and connects again, by itself; Redis may be away at any time, also at the start.
 ///
 /// * **Deadline.** No command waits longer than [`RedisOptions::deadline`], connecting included.
-/// * **Breaker.** After three failures in a row, or a lost connection, Redis counts as away: commands fail at once and only this object's own probes
-///   reach Redis, until one of them succeeds. So a frozen Redis costs no request anything.
+/// * **Breaker.** After three failures one after the other, whatever keys they were about (in a cluster: in one range of slots), or a lost connection, Redis counts as
+///   away: commands fail at once and only this object's own probes reach Redis, until one of them succeeds. So a frozen Redis costs no request anything.
 /// * **Bounds.** At most 1,024 commands wait at once.
 pub struct RedisConnection {
     options: RedisOptions,
@@ -223,8 +223,10 @@ impl RedisConnection {
             }
         };
         self.counters.commands.fetch_add(1, Ordering::Relaxed);
+        let range = link.range(key);
+        let failures = self.breaker.failures(range);
         let outcome = bounded(self.options.deadline, ask(link)).await;
-        self.judge(slot_range(key), returns, &outcome);
+        self.judge(range, (returns, failures), &outcome);
         outcome
     }
 
@@ -237,14 +239,15 @@ impl RedisConnection {
         Ok((link, permit))
     }
 
-    /// Takes an outcome into account, unless Redis came back since the command was sent (`returns`): what failed then says nothing about now.
-    fn judge<T>(&self, range: usize, returns: u64, outcome: &Result<T, CallError>) {
+    /// Takes an outcome into account, unless Redis came back since the command was sent (`returns`): what failed then says nothing about now. The breaker had
+    /// counted so many `failures` at that moment.
+    fn judge<T>(&self, range: usize, (returns, failures): (u64, u32), outcome: &Result<T, CallError>) {
         let Err(error) = outcome else {
             return self.breaker.succeeded(range);
         };
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(error = chain(error), "redis command failed");
-        if returns != self.returns.load(Ordering::Acquire) || !self.breaker.failed(range, error.verdict()) {
+        if returns != self.returns.load(Ordering::Acquire) || !self.breaker.failed(range, failures, error.verdict()) {
             return;
         }
         let left = self.state.send_if_modified(|state| {
@@ -302,10 +305,12 @@ impl RedisConnection {
             _ = states.changed() => {}
             () = sleep(self.options.health_interval) => {
                 // One range each time: what the check costs does not depend on the cluster's size.
-                let (range, returns) = (turn % self.probes.len(), self.returns.load(Ordering::Acquire));
+                let returns = self.returns.load(Ordering::Acquire);
                 if let Some(mut link) = self.current_link() {
+                    let range = turn % link.ranges();
+                    let failures = self.breaker.failures(range);
                     let outcome = bounded(self.options.deadline, link.query::<()>(&self.probe(range))).await;
-                    self.judge(range, returns, &outcome);
+                    self.judge(range, (returns, failures), &outcome);
                 }
             }
         }
@@ -344,11 +349,7 @@ impl RedisConnection {
     }
 
     async fn probe_all(&self, link: &Link) -> Result<(), CallError> {
-        let ranges = match link {
-            Link::Single(_) => 0..1,
-            Link::Cluster(_) => 0..self.probes.len(),
-        };
-        let probes = ranges.map(|range| {
+        let probes = (0..link.ranges()).map(|range| {
             let mut link = link.clone();
             async move { link.query::<()>(&self.probe(range)).await }
         });

@@ -1,5 +1,6 @@
 //! One live connection of the driver, to a server or to a cluster.
 
+use super::keys::{SLOT_RANGES, slot_range};
 use super::options::{Endpoint, RedisOptions};
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
@@ -76,6 +77,22 @@ impl Connector {
 }
 
 impl Link {
+    /// How many parts of the slots may fail independently of each other: one when one server has them all.
+    pub(super) fn ranges(&self) -> usize {
+        match self {
+            Self::Single(_) => 1,
+            Self::Cluster(_) => SLOT_RANGES,
+        }
+    }
+
+    /// The part that `key` is in, less than [`Link::ranges`].
+    pub(super) fn range(&self, key: &str) -> usize {
+        match self {
+            Self::Single(_) => 0,
+            Self::Cluster(_) => slot_range(key),
+        }
+    }
+
     pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         match self {
             Self::Single(connection) => query(command, connection).await,
