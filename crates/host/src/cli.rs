@@ -25,7 +25,7 @@ pub const COMMIT: &str = env!("CHATIFY_COMMIT");
 
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CHATIFY_COMMIT"), ")");
 
-/// A usage error, as in `sysexits.h`'s neighbourhood: clap ends with it by itself.
+/// What was asked for could not be done. A command line that is wrong is another code, 2, with which clap ends by itself.
 const EXIT_FAILURE: u8 = 1;
 /// `EX_CONFIG` of `sysexits.h`.
 const EXIT_CONFIGURATION: u8 = 78;
@@ -148,7 +148,8 @@ fn refuse_configuration(wrong: &ConfigError) -> ExitCode {
     ExitCode::from(EXIT_CONFIGURATION)
 }
 
-/// Also tries a configured key (the data directory's own is made when it is needed) and what the services' clients are told; asks no service.
+/// Also tries a configured key (the data directory's own is made when it is needed), what the services' clients are told, and the files with secrets and
+/// authorities that are read for them; asks no service.
 fn check(config: &Config) -> anyhow::Result<()> {
     if config.auth.key.is_some() || config.auth.key_file.is_some() {
         let key = Key::load(config, &SystemRandom)?;

@@ -77,14 +77,17 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file is no TOML.
-    #[error("the configuration file `{path}` is not valid TOML")]
+    /// The file is no TOML. The parser's own error is not kept: it holds and prints the line, in which a password may stand.
+    #[error("the configuration file `{path}` is not valid TOML: line {line}, column {column}: {message}")]
     Syntax {
         /// Which.
         path: PathBuf,
-        /// Where.
-        #[source]
-        source: toml::de::Error,
+        /// Where, from 1.
+        line: usize,
+        /// Where in the line, in characters from 1.
+        column: usize,
+        /// What is wrong, without the text that is.
+        message: String,
     },
     /// A key that nothing reads: a mistyped one, most likely.
     #[error("unknown configuration key `{key}`{hint}")]
@@ -122,6 +125,18 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// [`ConfigError::Syntax`] of the file `path` with this text.
+    fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+        let line_begins = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self::Syntax {
+            path: path.into(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_begins..].chars().count() + 1,
+            message: error.message().into(),
+        }
+    }
+
     /// [`ConfigError::Refused`].
     pub(crate) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Refused(Box::new(error))
@@ -206,8 +221,7 @@ fn read_file(file: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigErr
 
 /// Refuses a file with a key that no section knows.
 fn check_keys(path: &Path, text: &str) -> Result<(), ConfigError> {
-    let table: toml::Table =
-        toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
+    let table: toml::Table = toml::from_str(text).map_err(|error| ConfigError::syntax(path, text, &error))?;
     check_table("", &table)
 }
 

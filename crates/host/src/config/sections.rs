@@ -29,9 +29,9 @@ section! {
         pod_id: Option<String> = "",
         /// Origins (`https://chat.example.org`) whose web pages may call this server, besides its own.
         origins: TextList = "[]",
-        /// Time over which connections are told to reconnect elsewhere when the server ends.
+        /// The most time over which connections are told to reconnect elsewhere when the server ends; a few need less, 10 ms each.
         #[serde(with = "units::duration")] drain_window: Duration = "\"10s\"",
-        /// Time after the drain window for work in flight; what is not done then is cut off.
+        /// The most time for each of four steps after that: connections, sends, tasks, presence; what is not done then is cut off. The process ends within `drain_window`, four times this, and 10 s.
         #[serde(with = "units::duration")] drain_grace: Duration = "\"10s\"",
         /// Whether `/` serves the playground, a page that shows what the server can do. Unset: in the profile `embedded` only.
         playground: Option<bool> = "",
@@ -101,7 +101,7 @@ section! {
 section! {
     /// The log. What has no effect in the profile `embedded` says so.
     MessageBroker ["message_broker"] {
-        /// Generation of the log, 1 to 8191. Raise it by one when the log was lost or made anew, or gets another number of partitions.
+        /// Generation of the log, 1 to 8191. Raise it by one, in the cluster together with a new `topic_name`, when the log was lost or made anew, or gets another number of partitions. All pods are stopped for that, see `docs/OPERATIONS.md`.
         log_epoch: u16 = "1",
         /// How long the log keeps messages; the history keeps them for good. What the history has not got yet is never removed (`embedded`). In the cluster the topic is made with it, and keeps its own when it is there already.
         #[serde(with = "units::duration")] retention: Duration = "\"7d\"",
@@ -109,13 +109,13 @@ section! {
         #[serde(with = "units::duration")] dedupe_window: Duration = "\"5m\"",
         /// Kafka's brokers to ask first, `host:port`. Required in the cluster; this and what follows has no effect in `embedded`.
         bootstrap_servers: TextList = "[]",
-        /// The topic that is the log. Made when it is missing.
+        /// The topic that is the log. Made when it is missing. A new one needs a new `log_epoch`.
         topic_name: String = "\"chat-events\"",
-        /// The topic for records that cannot be understood. Unset: the log's, followed by `-dlt`.
+        /// The topic for records that cannot be understood. Made when it is missing, with a retention of 30 days. Unset: the log's, followed by `-dlt`.
         dead_letter_topic_name: Option<String> = "",
         /// Partitions of the log. A topic that is there must have as many; see `log_epoch`.
         partitions: u32 = "3",
-        /// Copies of each partition when a topic is made. Unset: the brokers' default.
+        /// Copies of each partition when a topic is made; from 3 on it is made with `min.insync.replicas=2` as well. A topic that is there keeps its own. Unset: the brokers' defaults for both.
         replication_factor: Option<u16> = "",
         /// The name under which a pod reads the whole log is this, `-` and the pod's.
         broadcast_consumer_group_prefix: String = "\"chatify-broadcast\"",
@@ -196,7 +196,7 @@ section! {
         tls: bool = "false",
         /// File with the authorities that the nodes' certificates are checked against, in PEM. Unset: the system's.
         ca_file: Option<PathBuf> = "",
-        /// Longest wait for one request, or one page.
+        /// Longest time for one call with all its requests and pages: one read of the history, or up to 1,000 messages that are written.
         #[serde(with = "units::duration")] request_timeout: Duration = "\"3s\"",
         /// Copies that must answer a read: `local_one` (may miss the newest rows), `local_quorum` or `quorum`.
         read_consistency: Consistency = "\"local_quorum\"",

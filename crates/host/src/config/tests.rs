@@ -193,6 +193,25 @@ fn secrets_do_not_print() {
 }
 
 #[test]
+fn a_file_that_is_no_toml_is_told_by_place_and_not_by_its_text() {
+    let cases = [
+        ("[scylla]\nusername = \"é\"\npassword = \"hunter2\\q\"\n", "line 3, column 21"),
+        ("[scylla]\npassword = hunter2\n", "line 2, column 12"),
+        ("[scylla]\npassword = \"hunter2\n", "line "),
+        ("[scylla]\npassword = \"hunter2\" hunter2\n", "line 2, column"),
+        ("[scylla]\npassword = \"hunter2\"\npassword = \"hunter2\"\n", "line 3, column"),
+    ];
+    for (file, place) in cases {
+        let error = load(file, &[]).expect_err(file);
+        assert!(error.contains(&format!("`chatify.toml` is not valid TOML: {place}")), "{file}\n  said: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+        let source = Some((PathBuf::from("chatify.toml"), file.to_owned()));
+        let error = Config::from_sources(source, []).expect_err(file);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[test]
 fn secrets_may_be_in_files_of_their_own() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("secret");

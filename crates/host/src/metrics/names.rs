@@ -51,7 +51,7 @@ names! {
     POISON = "chatify_poison_records_total", Counter, "-", "Records that the fan-out could not read and skipped.";
     DEAD_LETTERS = "chatify_dead_letters_total", Counter, "-", "Records kept for an operator because they can have no effect on the history.";
     PROJECTED = "chatify_projected_messages_total", Counter, "-", "Messages written to the history.";
-    LAG = "chatify_projection_lag_records", Gauge, "-", "Records that the history has not got yet.";
+    LAG = "chatify_projection_lag_records", Gauge, "-", "Records that the history has not got yet, over all partitions, the same on every pod: take `max`, not `sum`.";
     DEDUPE = "chatify_dedupe_entries", Gauge, "-", "Message ids in the deduplication window.";
     TAIL = "chatify_tail_bytes", Gauge, "-", "Memory of the newest messages.";
     READY = "chatify_ready", Gauge, "-", "1 when this pod is ready, 0 otherwise.";

@@ -1,4 +1,7 @@
 //! A scope as Server-Sent Events: what was missed, then what comes, in one response body.
+//!
+//! The client may leave at any moment, and its request is then dropped wherever it waits, also inside of [`EventStream::open`]. Invariant: whenever
+//! presence may know of the connection there is a [`Connection`], whose end tells presence too. So it is made first, and presence is told after that.
 
 use super::encode::{Format, server_sent_event, write_json};
 use super::hub::{Hub, Subscriber};
@@ -44,6 +47,8 @@ impl EventStream {
     ///
     /// Where nothing can be vouched for, an event `gap` says why and from where on.
     ///
+    /// Cancel safe: a call that is dropped half way leaves nobody online and no connection counted, as does a body that is dropped later.
+    ///
     /// # Errors
     /// When the caller may not join.
     pub async fn open(
@@ -63,9 +68,8 @@ impl EventStream {
         let limit = Some(if after.is_some() { PAGE_LIMIT_MAX } else { 1 });
         let command = JoinScope { user: caller.user.clone(), scope: scope.clone(), after, limit };
         let joined = self.application.join(command, &subscriber).await?;
-        self.application.connected(&caller.user, subscriber.peer().id()).await;
-        self.metrics.connection_opened(Transport::EventStream);
-        let connection = Connection { parts: self, subscriber, scope };
+        let connection = Connection::begin(self, subscriber, scope);
+        connection.parts.application.connected(&caller.user, connection.subscriber.peer().id()).await;
         let state = Phase::Joined { connection, joined, replay: after.is_some() };
         Ok(unfold(state, |phase| async {
             let (bytes, next) = Box::pin(phase.step()).await?;
@@ -74,7 +78,8 @@ impl EventStream {
     }
 }
 
-/// An open stream; dropping it is the end of the connection.
+/// An open stream; dropping it is the end of the connection: it is counted as closed, and presence is told, also when it was told of the beginning only
+/// half way.
 struct Connection {
     parts: EventStream,
     subscriber: Subscriber,
@@ -105,6 +110,12 @@ impl Phase {
 }
 
 impl Connection {
+    /// Counts the connection. To be had before presence is told of it.
+    fn begin(parts: EventStream, subscriber: Subscriber, scope: Scope) -> Self {
+        parts.metrics.connection_opened(Transport::EventStream);
+        Self { parts, subscriber, scope }
+    }
+
     fn greet(self, joined: Joined, replay: bool) -> (Bytes, Phase) {
         let mut out = RETRY.to_vec();
         let paged = replay && joined.has_more;
@@ -199,4 +210,110 @@ fn gap(reason: &str, live_after: Position, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: gap\ndata: ");
     write_json(&serde_json::json!({ "reason": reason, "liveAfter": live_after.number() }), out);
     out.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::admission::Admission;
+    use async_trait::async_trait;
+    use chatify_application::ports::PresenceStore;
+    use chatify_application::ports::presence::{ConnectionId, Presence};
+    use chatify_application::{LoopState, Options, Ports};
+    use chatify_building_blocks::clock::{Clock, SystemClock};
+    use chatify_building_blocks::random::SystemRandom;
+    use chatify_domain::{PodId, SenderId, Timestamp};
+    use chatify_infrastructure::embedded::{self, EmbeddedRateLimiter, EmbeddedStore, RateLimit};
+    use std::num::NonZeroU32;
+    use std::sync::{Mutex, PoisonError};
+    use std::time::Duration;
+
+    /// Takes a connection note of, and never says that it has.
+    #[derive(Default)]
+    struct Hanging(Mutex<Vec<&'static str>>);
+
+    impl Hanging {
+        fn note(&self, event: &'static str) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        }
+
+        fn noted(&self) -> Vec<&'static str> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    #[async_trait]
+    impl PresenceStore for Hanging {
+        async fn connected(&self, _user: &SenderId, _connection: ConnectionId) {
+            self.note("connected");
+            std::future::pending().await
+        }
+
+        async fn disconnected(&self, _user: &SenderId, _connection: ConnectionId) {
+            self.note("disconnected");
+        }
+
+        async fn presence(&self, _user: &SenderId) -> Presence {
+            Presence::Unknown
+        }
+
+        async fn renew(&self) {}
+
+        async fn withdraw(&self) {}
+    }
+
+    async fn until(what: &str, condition: impl Fn() -> bool) {
+        let waiting = async {
+            while !condition() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(what);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_while_presence_is_told_of_it_does_not_stay_online() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (supervisor, presence) = (Supervisor::new(), Arc::new(Hanging::default()));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let store = EmbeddedStore::open(&embedded::Options::new(directory.path()), clock.clone(), &supervisor);
+        let store = store.expect("opens");
+        let metrics = Metrics::new().expect("good buckets");
+        let limit = RateLimit { burst: NonZeroU32::MIN, window: Duration::from_secs(1) };
+        let ports = Ports {
+            appender: store.appender(),
+            tail: store.tail(),
+            group: store.group(),
+            history: store.history(),
+            presence: presence.clone(),
+            limiter: EmbeddedRateLimiter::start(limit, clock.clone(), &supervisor),
+            clock: clock.clone(),
+            random: Arc::new(SystemRandom),
+            observer: Arc::new(metrics.clone()),
+        };
+        let application = Application::new(ports, Options::new(PodId::parse("pod").expect("an id")));
+        let hub = Hub::start(1, &supervisor, clock, metrics.clone());
+        application.start(&supervisor, hub.clone());
+        until("the loop is live", || application.status().fan_out == LoopState::Live).await;
+        let user = SenderId::parse("alice").expect("an id");
+        let stream = EventStream {
+            application,
+            hub: hub.clone(),
+            metrics,
+            supervisor: supervisor.clone(),
+            limits: OutboxLimits { frames: 1, bytes: 1 },
+            admitted: Admission::new(1, None).admit(&user).expect("the first"),
+        };
+        let scope = Scope::parse("Channel:general").expect("a scope");
+        let caller = Identity { user, expires_at: Timestamp::from_millis(i64::MAX) };
+        tokio::select! {
+            _ = stream.open(caller, scope, None) => panic!("presence has not answered"),
+            () = until("presence is told", || !presence.noted().is_empty()) => {}
+        }
+        until("presence is told of the end", || presence.noted() == ["connected", "disconnected"]).await;
+        assert_eq!(hub.open(), 0);
+        supervisor.cancel();
+        supervisor.join().await.expect("no task crashed");
+        store.close();
+    }
 }

@@ -2,7 +2,10 @@
 
 use crate::config::{BrokerProtocol, Config, ConfigError, Consistency, SaslMechanism, Secret};
 use chatify_domain::Epoch;
+use chatify_domain::limits::DEDUPE_MARGIN;
 use chatify_infrastructure::{kafka, redis, scylla};
+use std::path::Path;
+use std::time::Duration;
 
 /// What each service's adapters are told.
 pub struct ClusterOptions {
@@ -23,10 +26,26 @@ impl ClusterOptions {
         let options =
             Self { kafka: kafka_options(config)?, scylla: scylla_options(config)?, redis: redis_options(config)? };
         options.kafka.validate().map_err(ConfigError::refused)?;
+        check_window(config.message_broker.dedupe_window, options.kafka.message_timeout)?;
         options.scylla.validate().map_err(ConfigError::refused)?;
+        options.scylla.check_authorities().map_err(ConfigError::refused)?;
         options.redis.validate().map_err(ConfigError::refused)?;
         Ok(options)
     }
+}
+
+/// A repeat must be recognised however late each of the two entered the log.
+fn check_window(window: Duration, message_timeout: Duration) -> Result<(), ConfigError> {
+    let least = message_timeout + DEDUPE_MARGIN * 2;
+    if window >= least {
+        return Ok(());
+    }
+    let message = format!(
+        "must be at least {} s in the cluster: a message may wait for the brokers for {} s",
+        least.as_secs(),
+        message_timeout.as_secs()
+    );
+    Err(ConfigError::Invalid { field: "message_broker.dedupe_window".into(), message })
 }
 
 fn kafka_options(config: &Config) -> Result<kafka::KafkaOptions, ConfigError> {
@@ -76,6 +95,10 @@ fn security(config: &Config) -> Result<kafka::Security, ConfigError> {
 
 fn scylla_options(config: &Config) -> Result<scylla::ScyllaOptions, ConfigError> {
     let store = &config.scylla;
+    if let Some(path) = &store.ca_file {
+        // The client reads it itself, each time that it connects. Here it is only told by its name when it is not there.
+        read_authorities("scylla.ca_file", path)?;
+    }
     Ok(scylla::ScyllaOptions {
         keyspace: store.keyspace.clone(),
         replication_factor: store.replication_factor,
@@ -103,16 +126,17 @@ fn redis_options(config: &Config) -> Result<redis::RedisOptions, ConfigError> {
     let caching = &config.caching;
     let missing = || ConfigError::Invalid { field: "caching.connection_string".into(), message: "must be set".into() };
     let connection_string = config.redis_connection_string()?.ok_or_else(missing)?;
-    let authorities = caching.ca_file.as_ref().map(|path| {
-        let field = "caching.ca_file".into();
-        std::fs::read(path).map_err(|source| ConfigError::NamedFile { field, path: path.clone(), source })
-    });
+    let authorities = caching.ca_file.as_ref().map(|path| read_authorities("caching.ca_file", path));
     Ok(redis::RedisOptions {
         deadline: caching.deadline,
         key_prefix: caching.key_prefix.clone(),
         certificate_authorities: authorities.transpose()?,
         ..redis::RedisOptions::new(connection_string.into_inner(), config.pod_id())
     })
+}
+
+fn read_authorities(field: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::NamedFile { field: field.into(), path: path.into(), source })
 }
 
 #[cfg(test)]
@@ -182,6 +206,16 @@ mod tests {
         assert!(refused(protocol).contains("`message_broker.security.sasl_mechanism`"));
         let file = |config: &mut Config| config.caching.ca_file = Some("missing.pem".into());
         assert!(refused(file).contains("`caching.ca_file` names `missing.pem`"));
+        let window = |config: &mut Config| config.message_broker.dedupe_window = Duration::from_secs(239);
+        assert!(refused(window).contains("message_broker.dedupe_window` must be at least 240 s in the cluster"));
+        let file =
+            |config: &mut Config| (config.scylla.tls, config.scylla.ca_file) = (true, Some("missing.pem".into()));
+        assert!(refused(file).contains("`scylla.ca_file` names `missing.pem`"));
+        let no_certificate = |config: &mut Config| {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+            (config.scylla.tls, config.scylla.ca_file) = (true, Some(file.into()));
+        };
+        assert!(refused(no_certificate).contains("scylla.ca_file: the certificates"));
         let password = |config: &mut Config| config.message_broker.security.password_file = Some("missing".into());
         assert!(refused(password).contains("`message_broker.security.password_file` names `missing`"));
     }
