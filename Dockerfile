@@ -38,7 +38,7 @@ ENV CHATIFY__SERVER__DATA_DIR=/data \
 VOLUME ["/data"]
 EXPOSE 8080
 USER 65532:65532
-# Ends within the drain window and its grace; give the container longer than both before it is killed.
+# Ends within the drain window, four times its grace, and ten seconds: 60 s by default. Give the container as long before it is killed.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=6s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["/usr/local/bin/chatify", "healthcheck"]

@@ -220,7 +220,7 @@ impl Finding {
     }
 }
 
-/// The rule of deduplication, written anew from the design: a record is a repeat when an earlier record of its partition, repeat
+/// The rule of deduplication, written anew from ADR 0003: a record is a repeat when an earlier record of its partition, repeat
 /// or not, has the same scope, sender and id and was appended less than the window before.
 #[derive(Debug, Default)]
 pub struct Projection {

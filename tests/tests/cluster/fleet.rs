@@ -56,7 +56,7 @@ async fn what_was_sent_on_one_pod_is_read_on_another_ten_thousand_times() {
 }
 
 const USERS: usize = 50;
-/// DESIGN.md's promise for users of a pod that is gone.
+/// docs/OPERATIONS.md's promise for users of a pod that is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
