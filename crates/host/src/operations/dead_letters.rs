@@ -3,8 +3,8 @@
 use super::{cluster_options, print, run, table};
 use crate::config::Config;
 use crate::http::dto::Rfc3339;
-use anyhow::Context as _;
 use chatify_building_blocks::clock::{Clock, SystemClock};
+use chatify_domain::{Partition, Position};
 use chatify_infrastructure::kafka::KafkaOptions;
 use chatify_infrastructure::kafka::dead_letters::{self, DeadLetter, DeadLettersError, Origin, ShownLetter};
 use clap::{Args, Subcommand};
@@ -12,6 +12,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 
 /// The topic is read from its beginning.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -130,14 +131,39 @@ fn described(shown: &ShownLetter) -> String {
     text
 }
 
-/// Each is put back by itself: what went before a failure stays.
+/// Each is put back by itself: what went before a failure stays, and whoever gives the same list again goes on behind it.
 fn replay(options: &KafkaOptions, clock: &Arc<dyn Clock>, asked: &ReplayArguments) -> anyhow::Result<()> {
     for origin in &asked.origins {
         let replaying = async { Ok(dead_letters::replay(options, clock.clone(), origin.clone()).await?) };
-        let (partition, position) = run(DEADLINE, replaying).with_context(|| format!("{origin} was not put back"))?;
-        print(format!("{origin} is at position {} of partition {}\n", position.number(), partition.0).as_bytes())?;
+        print(told(origin, run(DEADLINE, replaying))?.as_bytes())?;
     }
     Ok(())
+}
+
+/// Pods take a record that comes twice within their dedupe window for one; later, everybody may see the message a second time.
+const REPEAT: &str = "repeat this within `message_broker.dedupe_window`, or look for the message first";
+
+/// What became of a record, as far as it is certain.
+fn told(origin: &Origin, outcome: anyhow::Result<(Partition, Position)>) -> anyhow::Result<String> {
+    let error = match outcome {
+        Ok((partition, position)) => {
+            return Ok(format!("{origin} is at position {} of partition {}\n", position.number(), partition.0));
+        }
+        Err(error) => error,
+    };
+    // When the time is up, nobody knows what the brokers did meanwhile.
+    let late = error.is::<Elapsed>();
+    let state = match error.downcast_ref::<DeadLettersError>() {
+        Some(DeadLettersError::AlreadyReplayed(_)) => return Ok(format!("{origin} was put back before\n")),
+        Some(DeadLettersError::NotNoted { .. }) => {
+            format!("{origin} was put back, and the list does not say so; to note it, {REPEAT}")
+        }
+        cause if late || matches!(cause, Some(DeadLettersError::Unsure(_))) => {
+            format!("it is not known whether {origin} was put back; {REPEAT}")
+        }
+        Some(_) | None => format!("{origin} was not put back"),
+    };
+    Err(error.context(state))
 }
 
 fn appended(letter: &DeadLetter) -> String {
@@ -162,6 +188,23 @@ mod tests {
             key: Some("Channel:a\u{1b}[2J".into()),
             size: 3,
             replayed: false,
+        }
+    }
+
+    #[test]
+    fn what_may_be_back_in_the_log_is_not_said_to_be_missing() {
+        let origin = || letter().origin;
+        let told = |error: anyhow::Error| told(&origin(), Err(error));
+        let done = told(DeadLettersError::AlreadyReplayed(origin()).into()).expect("done, so a list goes on");
+        assert_eq!(done, "chat-events/2/17 was put back before\n");
+        let late = run(Duration::from_millis(1), std::future::pending::<anyhow::Result<()>>()).expect_err("too late");
+        for (error, expected) in [
+            (DeadLettersError::NotFound(origin()).into(), "chat-events/2/17 was not put back"),
+            (DeadLettersError::Unsure(origin()).into(), "it is not known whether chat-events/2/17 was put back"),
+            (late, "it is not known whether chat-events/2/17 was put back"),
+        ] {
+            let text = told(error).expect_err("no success").to_string();
+            assert!(text.starts_with(expected), "{text}");
         }
     }
 

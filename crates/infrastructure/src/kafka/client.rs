@@ -2,14 +2,15 @@
 
 use super::error::{KafkaOptionsError, property_error};
 use super::health::{HealthState, ProducerStatistics};
-use super::options::KafkaOptions;
+use super::options::{KafkaOptions, own_name};
 use super::token;
 use chatify_building_blocks::error::chain;
 use rdkafka::ClientConfig;
-use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::client::{Client, ClientContext, DefaultClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaType;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +44,7 @@ impl Role {
 /// The configuration of a client.
 ///
 /// # Errors
-/// Names the option or property that librdkafka would refuse, so that making the client can fail for want of resources only.
+/// Names the option or property that librdkafka refuses by itself. Whether all of them go together is known when a client is made of them ([`try_out`]).
 pub(super) fn client_config(options: &KafkaOptions, role: Role) -> Result<ClientConfig, KafkaOptionsError> {
     options.check()?;
     let mut config = ClientConfig::new();
@@ -56,10 +57,27 @@ pub(super) fn client_config(options: &KafkaOptions, role: Role) -> Result<Client
     }
     options.security.apply(&mut config)?;
     for (property, value) in &options.properties {
-        config.set(property, value);
+        config.set(own_name(property), value);
     }
     config.create_native_config().map_err(property_error)?;
     Ok(config)
+}
+
+/// Makes a client of the options and gives it up again, because librdkafka compares them with each other only then. It knows no address, so it connects to
+/// nothing. Blocks for some milliseconds.
+///
+/// # Errors
+/// Says what contradicts what.
+pub(super) fn try_out(options: &KafkaOptions, role: Role) -> Result<(), KafkaOptionsError> {
+    let mut config = client_config(options, role)?;
+    config.remove("bootstrap.servers");
+    let native = config.create_native_config().map_err(property_error)?;
+    let kind = match role {
+        // librdkafka has no kind of its own for the last one.
+        Role::Producer | Role::Admin => RDKafkaType::RD_KAFKA_PRODUCER,
+        Role::Broadcast | Role::Group => RDKafkaType::RD_KAFKA_CONSUMER,
+    };
+    Client::new(&config, native, kind, DefaultClientContext).map(drop).map_err(property_error)
 }
 
 fn set_common(config: &mut ClientConfig, options: &KafkaOptions) {
@@ -211,7 +229,7 @@ impl ClientContext for ClientEvents {
         if code == RDKafkaErrorCode::PartitionEOF {
             return;
         }
-        if is_denial(code) {
+        if is_denial(code, reason) {
             self.health.is_denied(code);
         }
         if self.note(code, reason) {
@@ -237,13 +255,17 @@ impl ClientContext for ClientEvents {
     }
 }
 
-/// A wrong password, or a certificate that one side does not trust.
-const fn is_denial(code: RDKafkaErrorCode) -> bool {
+/// A wrong password, or a certificate that one side does not trust. A token that could not be had was shown to nobody: whoever writes its file writes it
+/// again.
+fn is_denial(code: RDKafkaErrorCode, reason: &str) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL
-    )
+    ) && !reason.contains(NO_TOKEN)
 }
+
+/// librdkafka has no code of its own for it.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token";
 
 impl ConsumerContext for ClientEvents {}
 

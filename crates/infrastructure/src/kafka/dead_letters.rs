@@ -6,22 +6,27 @@ pub use super::letters::{NoOrigin, Origin};
 
 use super::Shared;
 use super::client::{ClientEvents, Role, client_config, on_thread};
+use super::delivery::{Deliveries, not_accepted};
 use super::error::{KafkaOptionsError, KafkaStartError, client_error};
 use super::health::HealthState;
 use super::letters::{Letter, Letters};
 use super::options::KafkaOptions;
-use super::position::{kafka_partition, partition, partition_of, position};
+use super::position::{kafka_partition, partition, partition_of};
+use super::producer::{Native, drained};
 use super::queries::add;
+use super::token;
 use crate::record;
-use chatify_application::ports::log::Undecodable;
+use chatify_application::ports::log::{AppendError, Appended, Durable, Undecodable};
 use chatify_building_blocks::clock::Clock;
 use chatify_building_blocks::error::{Classify, ErrorKind};
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Position, Timestamp};
+use futures_util::FutureExt;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::BaseRecord;
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,7 +63,7 @@ pub struct ShownLetter {
     pub cut: bool,
 }
 
-/// Why nothing was done.
+/// Why nothing was done, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
     /// The options make no client, the brokers do not answer, or they refuse us.
@@ -82,6 +87,27 @@ pub enum DeadLettersError {
         #[source]
         class: Undecodable,
     },
+    /// The log refused it: it is not there.
+    #[error("the log does not take the record from {origin}")]
+    Refused {
+        /// Which.
+        origin: Origin,
+        /// Why.
+        #[source]
+        source: AppendError,
+    },
+    /// It may be in the log, once. Trying again is safe within the deduplication window.
+    #[error("the brokers did not say whether the record from {0} is in the log")]
+    Unsure(Origin),
+    /// It is in the log, and the dead letters do not say so. Trying again is safe within the deduplication window.
+    #[error("that the record from {origin} is in the log again could not be noted")]
+    NotNoted {
+        /// Which.
+        origin: Origin,
+        /// The client's own word for it.
+        #[source]
+        source: KafkaError,
+    },
     /// It is back in the log since an earlier call.
     #[error("the record from {0} was put back into the log already")]
     AlreadyReplayed(Origin),
@@ -97,6 +123,8 @@ impl Classify for DeadLettersError {
             Self::NoTopic { .. } | Self::NotFound(_) => ErrorKind::NotFound,
             Self::StillUndecodable { .. } | Self::Cut(_) => ErrorKind::Validation,
             Self::AlreadyReplayed(_) => ErrorKind::Conflict,
+            Self::Refused { source, .. } => source.kind(),
+            Self::Unsure(_) | Self::NotNoted { .. } => ErrorKind::EventProduction,
         }
     }
 }
@@ -156,8 +184,8 @@ pub async fn show(
 /// Puts a dead letter back into the log, at its end, when this release can read it. Gives its new position.
 ///
 /// # Errors
-/// When it still cannot be read, was put back before, or a topic does not answer. After [`DeadLettersError::Client`] it may be in the log; trying
-/// again is safe within the deduplication window.
+/// When it still cannot be read, was put back before, or a topic does not answer. It may be in the log after [`DeadLettersError::Unsure`], and is after
+/// [`DeadLettersError::NotNoted`]; it is not after the others.
 pub async fn replay(
     options: &KafkaOptions,
     clock: Arc<dyn Clock>,
@@ -177,21 +205,30 @@ pub async fn replay(
         record::decode(&value).map_err(|class| DeadLettersError::StillUndecodable { origin: origin.clone(), class })?;
     let key = event.scope().to_string();
     let partition = partition_of(event.scope(), options.partitions);
-    let (kind, schema) = (event.kind(), record::schema(&event).to_string());
-    let from = origin.to_string();
+    let (kind, schema, from) = (event.kind(), record::schema(&event).to_string(), origin.to_string());
     let headers = OwnedHeaders::new_with_capacity(3)
         .insert(Header { key: "type", value: Some(kind) })
         .insert(Header { key: "schema", value: Some(schema.as_str()) })
         .insert(Header { key: "replayed-from", value: Some(from.as_str()) });
-    let record = FutureRecord::to(&options.topic)
-        .key(&key)
-        .payload(&value)
-        .headers(headers)
-        .partition(kafka_partition(partition));
-    let refused = |error| client_error("putting a record back into the log", options, error);
-    let offset = produce(&desk, record).await.map_err(refused)?;
-    Letters::new(Arc::clone(&desk)).note_replayed(&origin).await.map_err(refused)?;
-    Ok((partition, position(options.epoch, offset).unwrap_or(Position::MAX)))
+    let replay = Replay { partition, key, value, headers };
+    let sender = Arc::clone(&desk);
+    let appended = match blocking(move || produce(&sender, replay)).await? {
+        Ok(appended) => appended,
+        Err(AppendError::Unknown) => return Err(DeadLettersError::Unsure(origin)),
+        Err(source) => return Err(DeadLettersError::Refused { origin, source }),
+    };
+    match Letters::new(desk).note_replayed(&origin).await {
+        Ok(()) => Ok((appended.partition, appended.position)),
+        Err(source) => Err(DeadLettersError::NotNoted { origin, source }),
+    }
+}
+
+/// A record on its way back.
+struct Replay {
+    partition: Partition,
+    key: String,
+    value: Vec<u8>,
+    headers: OwnedHeaders,
 }
 
 /// What the clients of one call share.
@@ -200,15 +237,31 @@ fn desk(options: &KafkaOptions, clock: Arc<dyn Clock>) -> Arc<Shared> {
     Arc::new(Shared { options: options.clone(), clock, supervisor: Supervisor::new(), health })
 }
 
-async fn produce(desk: &Arc<Shared>, record: FutureRecord<'_, String, Vec<u8>>) -> Result<i64, KafkaError> {
-    let mut config =
-        client_config(&desk.options, Role::Producer).map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    config.set("message.timeout.ms", DEADLINE.as_millis().to_string()).set("request.timeout.ms", "5000");
-    let events = ClientEvents::new(&desk.options, Role::Producer, &desk.health);
-    let producer: FutureProducer<ClientEvents> = config.create_with_context(events)?;
-    let sent = producer.send(record, DEADLINE).await;
-    super::closing::close_on_thread(producer);
-    sent.map(|delivery| delivery.offset).map_err(|(error, _)| error)
+/// Appends as the log's own producer does, so that the outcome says as much as is certain. Waits for brokers.
+fn produce(desk: &Shared, replay: Replay) -> Result<Result<Appended, AppendError>, DeadLettersError> {
+    let options = &desk.options;
+    let mut config = client_config(options, Role::Producer)?;
+    config
+        .set("linger.ms", "0")
+        .set("message.timeout.ms", DEADLINE.as_millis().to_string())
+        .set("request.timeout.ms", "5000");
+    let deliveries =
+        Deliveries { events: ClientEvents::new(options, Role::Producer, &desk.health), epoch: options.epoch };
+    let producer: Native = config
+        .create_with_context(deliveries)
+        .map_err(|error| client_error("putting a record back into the log", options, error))?;
+    let (reply, durable) = Durable::pair();
+    let record = BaseRecord::with_opaque_to(&options.topic, Box::new(reply))
+        .partition(kafka_partition(replay.partition))
+        .key(&replay.key)
+        .payload(&replay.value)
+        .headers(replay.headers);
+    if let Err((error, _)) = producer.send(record) {
+        return Ok(Err(not_accepted(error)));
+    }
+    // The client gives the record up after the first half of this.
+    drained(&producer, DEADLINE * 2);
+    Ok(durable.now_or_never().unwrap_or(Err(AppendError::Unknown)))
 }
 
 /// The letter from `origin`, and whether it was put back into the log.
@@ -251,6 +304,9 @@ fn each_letter(desk: &Shared, mut visit: impl FnMut(Letter)) -> Result<(), DeadL
     config.set("enable.partition.eof", "true");
     let events = ClientEvents::new(options, Role::Broadcast, &desk.health);
     let client: BaseConsumer<ClientEvents> = config.create_with_context(events).map_err(refused)?;
+    // The first questions come before the first poll.
+    let file = options.security.token_file.as_deref();
+    token::give(client.client(), file).map_err(|error| KafkaStartError::Token(error.into()))?;
     let mut ends = ends(&client, topic).map_err(refused)?;
     if ends.is_empty() {
         return Err(DeadLettersError::NoTopic { topic: topic.clone() });
@@ -290,7 +346,16 @@ fn each_letter(desk: &Shared, mut visit: impl FnMut(Letter)) -> Result<(), DeadL
 fn ends(client: &BaseConsumer<ClientEvents>, topic: &str) -> KafkaResult<BTreeMap<Partition, (i64, i64)>> {
     let metadata = client.fetch_metadata(Some(topic), DEADLINE)?;
     let mut ends = BTreeMap::new();
-    for found in metadata.topics().iter().filter(|found| found.name() == topic).flat_map(|found| found.partitions()) {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(ends) };
+    match found.error() {
+        None => {}
+        Some(
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+        ) => return Ok(ends),
+        // Somebody who may not look must not be told that there is nothing to see.
+        Some(code) => return Err(KafkaError::MetadataFetch(code.into())),
+    }
+    for found in found.partitions() {
         if let Some(number) = partition(found.id()) {
             ends.insert(number, client.fetch_watermarks(topic, found.id(), DEADLINE)?);
         }

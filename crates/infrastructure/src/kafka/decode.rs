@@ -5,6 +5,7 @@ use crate::record;
 use chatify_application::ports::log::{LogRecord, Undecodable};
 use chatify_domain::{ChatEvent, Epoch, Timestamp};
 use rdkafka::Message;
+use rdkafka::message::Headers;
 
 /// The message has a place that the log cannot name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +34,16 @@ pub(super) fn log_record<M: Message>(message: &M, epoch: Epoch, partitions: u32)
 }
 
 /// The bytes of its key and value.
-pub(super) fn size<M: Message>(message: &M) -> usize {
+fn size<M: Message>(message: &M) -> usize {
     message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len)
+}
+
+/// The bytes of its key, value and headers: what a copy of it takes.
+pub(super) fn whole_size<M: Message>(message: &M) -> usize {
+    let headers = message
+        .headers()
+        .map_or(0, |headers| headers.iter().map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len)).sum());
+    size(message) + headers
 }
 
 /// The event, or why there is none.

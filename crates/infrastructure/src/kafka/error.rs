@@ -211,11 +211,9 @@ impl Classify for KafkaStartError {
 /// Sorts what a client of librdkafka says while it starts into what will never work and what may work later.
 pub(super) fn client_error(doing: &'static str, options: &KafkaOptions, source: KafkaError) -> KafkaStartError {
     match &source {
-        KafkaError::ClientConfig(..) => KafkaStartError::Options(property_error(source)),
-        KafkaError::ClientCreation(reason) => KafkaStartError::Options(KafkaOptionsError::Property {
-            property: "the properties together".into(),
-            reason: reason.clone(),
-        }),
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
+            KafkaStartError::Options(property_error(source))
+        }
         other if is_denied(other) => KafkaStartError::Denied { doing, source },
         _ => KafkaStartError::Unreachable { servers: options.bootstrap_servers.clone(), doing, source },
     }
@@ -268,9 +266,13 @@ pub(super) fn property_error(error: KafkaError) -> KafkaOptionsError {
             KafkaOptionsError::Property { property, reason: "the value is not valid".into() }
         }
         KafkaError::ClientConfig(_, reason, property, _) => KafkaOptionsError::Property { property, reason },
-        other => KafkaOptionsError::Property { property: "the properties together".into(), reason: other.to_string() },
+        KafkaError::ClientCreation(reason) => KafkaOptionsError::Property { property: TOGETHER.into(), reason },
+        other => KafkaOptionsError::Property { property: TOGETHER.into(), reason: other.to_string() },
     }
 }
+
+/// Stands for the property when each of them is good by itself.
+const TOGETHER: &str = "the properties together";
 
 fn is_secret(property: &str) -> bool {
     ["password", "secret", "pem", "token", "config"].iter().any(|part| property.contains(part))

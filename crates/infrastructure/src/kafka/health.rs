@@ -18,6 +18,8 @@ pub struct KafkaHealth {
     pub queued_records: u64,
     /// Their bytes.
     pub queued_bytes: u64,
+    /// Partitions of the log to which nothing can be appended, because no broker leads them. With all of them the log is away.
+    pub leaderless_partitions: u64,
     /// Errors that the clients reported since the start, without repetitions.
     pub client_errors: u64,
     /// How often the producer was made anew after an error that it could not survive.
@@ -36,7 +38,7 @@ pub struct Away {
 pub(super) const STARTING: &str = "the Kafka producer has not reached the brokers yet";
 pub(super) const REBUILDING: &str = "the Kafka producer is being rebuilt after a fatal error";
 pub(super) const NO_BROKER: &str = "no Kafka broker is connected";
-pub(super) const NO_LEADER: &str = "a partition of the log has no leader";
+pub(super) const NO_LEADER: &str = "no partition of the log has a leader";
 pub(super) const STALLED: &str = "records wait and no broker acknowledges any";
 pub(super) const CLOSED: &str = "the log is closed";
 
@@ -45,7 +47,7 @@ pub(super) const CLOSED: &str = "the log is closed";
 pub(super) enum NotThere {
     /// Nobody answers.
     Away(&'static str),
-    /// Somebody answers, and does not let us in.
+    /// Whoever answered did not let us in.
     Denied(RDKafkaErrorCode),
 }
 
@@ -53,9 +55,10 @@ pub(super) enum NotThere {
 pub(super) struct HealthState {
     clock: Arc<dyn Clock>,
     away: watch::Sender<Option<Away>>,
-    denied: watch::Sender<Option<RDKafkaErrorCode>>,
+    denied: Mutex<Option<RDKafkaErrorCode>>,
     queued_records: AtomicU64,
     queued_bytes: AtomicU64,
+    leaderless_partitions: AtomicU64,
     acknowledged: AtomicU64,
     progress: Mutex<Progress>,
     client_errors: AtomicU64,
@@ -79,9 +82,10 @@ impl HealthState {
         Self {
             clock,
             away,
-            denied: watch::Sender::new(None),
+            denied: Mutex::default(),
             queued_records: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
+            leaderless_partitions: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             progress: Mutex::default(),
             client_errors: AtomicU64::new(0),
@@ -94,6 +98,7 @@ impl HealthState {
             away: *self.away.borrow(),
             queued_records: self.queued_records.load(Ordering::Relaxed),
             queued_bytes: self.queued_bytes.load(Ordering::Relaxed),
+            leaderless_partitions: self.leaderless_partitions.load(Ordering::Relaxed),
             client_errors: self.client_errors.load(Ordering::Relaxed),
             producer_rebuilds: self.producer_rebuilds.load(Ordering::Relaxed),
         }
@@ -118,25 +123,26 @@ impl HealthState {
         }
     }
 
-    /// The brokers do not let a client in.
+    /// A broker does not let a client in.
     pub(super) fn is_denied(&self, code: RDKafkaErrorCode) {
-        self.denied.send_replace(Some(code));
+        *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     }
 
-    /// Waits until records can be appended.
+    /// Waits until records can be appended. One broker's refusal ends nothing: a broker that starts refuses users whom it has not read yet, and another
+    /// one may let us in.
     ///
     /// # Errors
-    /// As soon as it is clear that waiting does not help, or when the deadline has passed.
+    /// When the deadline has passed, with the last refusal if there was one.
     pub(super) async fn wait_until_there(&self, deadline: Duration) -> Result<(), NotThere> {
-        let (mut away, mut denied) = (self.away.subscribe(), self.denied.subscribe());
-        tokio::select! {
-            biased;
-            _ = away.wait_for(Option::is_none) => Ok(()),
-            Ok(code) = denied.wait_for(Option::is_some) => Err(NotThere::Denied(code.unwrap_or(RDKafkaErrorCode::Authentication))),
-            () = tokio::time::sleep(deadline) => {
-                Err(NotThere::Away(self.current().away.map_or(STARTING, |away| away.reason)))
-            }
+        let mut away = self.away.subscribe();
+        if tokio::time::timeout(deadline, away.wait_for(Option::is_none)).await.is_ok() {
+            return Ok(());
         }
+        let denied = *self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(match denied {
+            Some(code) => NotThere::Denied(code),
+            None => NotThere::Away(self.current().away.map_or(STARTING, |away| away.reason)),
+        })
     }
 
     /// [`Clock::uptime`].
@@ -173,12 +179,41 @@ impl HealthState {
     pub(super) fn observe(&self, statistics: &ProducerStatistics, topic: &str) {
         self.queued_records.store(statistics.queued_records, Ordering::Relaxed);
         self.queued_bytes.store(statistics.queued_bytes, Ordering::Relaxed);
-        let stalled = self.is_stalled(statistics.queued_records).then_some(STALLED);
-        match statistics.away(topic).or(stalled) {
+        let leaders = statistics.leaders(topic);
+        self.tell_of_leaders(leaders);
+        // What waits for a leader says nothing of the brokers that are there.
+        let waiting = statistics.queued_records.saturating_sub(leaders.waiting);
+        let stalled = self.is_stalled(waiting).then_some(STALLED);
+        match statistics.away(leaders).or(stalled) {
             Some(reason) => self.is_away(reason),
             None => self.is_there(),
         }
     }
+
+    /// One partition without a leader is a part of the log only: taking every pod out for it would take the rest as well.
+    fn tell_of_leaders(&self, leaders: Leaders) {
+        let before = self.leaderless_partitions.swap(leaders.missing, Ordering::Relaxed);
+        if before == 0 && leaders.missing > 0 {
+            let Leaders { missing, partitions, .. } = leaders;
+            tracing::warn!(
+                missing,
+                partitions,
+                "partitions of the log have no leader: nothing can be appended to them"
+            );
+        } else if before > 0 && leaders.missing == 0 {
+            tracing::info!("every partition of the log has a leader again");
+        }
+    }
+}
+
+/// Who leads the log's partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Leaders {
+    partitions: u64,
+    /// Those that nobody leads.
+    missing: u64,
+    /// Records that wait for these.
+    waiting: u64,
 }
 
 /// The few of librdkafka's statistics that are looked at.
@@ -209,6 +244,10 @@ struct TopicStatistics {
 #[derive(Debug, Deserialize)]
 struct PartitionStatistics {
     leader: i32,
+    #[serde(default, rename = "msgq_cnt")]
+    queued: u64,
+    #[serde(default, rename = "xmit_msgq_cnt")]
+    ready: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -218,20 +257,98 @@ struct IdempotenceStatistics {
 
 impl ProducerStatistics {
     /// Why nothing can be appended, if so.
-    fn away(&self, topic: &str) -> Option<&'static str> {
+    fn away(&self, leaders: Leaders) -> Option<&'static str> {
         if !self.brokers.values().any(|broker| broker.state == "UP") {
             return Some(NO_BROKER);
         }
         if !self.is_identified() {
             return Some(STARTING);
         }
-        let mut partitions = self.topics.get(topic).into_iter().flat_map(|topic| &topic.partitions);
+        (leaders.missing > 0 && leaders.missing == leaders.partitions).then_some(NO_LEADER)
+    }
+
+    fn leaders(&self, topic: &str) -> Leaders {
+        let partitions = self.topics.get(topic).into_iter().flat_map(|topic| &topic.partitions);
         // The partition -1 holds records whose partition is not known yet; it never has a leader.
-        partitions.any(|(number, partition)| *number >= 0 && partition.leader < 0).then_some(NO_LEADER)
+        partitions.filter(|(number, _)| **number >= 0).fold(Leaders::default(), |leaders, (_, partition)| {
+            let missing = partition.leader < 0;
+            Leaders {
+                partitions: leaders.partitions + 1,
+                missing: leaders.missing + u64::from(missing),
+                waiting: leaders.waiting + if missing { partition.queued + partition.ready } else { 0 },
+            }
+        })
     }
 
     /// Whether the brokers gave the producer the identity by which they recognise repeated requests; without it nothing is sent.
     fn is_identified(&self) -> bool {
         self.idempotence.as_ref().is_none_or(|idempotence| idempotence.idemp_state == "Assigned")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chatify_building_blocks::clock::ManualClock;
+    use chatify_domain::Timestamp;
+    use serde_json::json;
+
+    fn state() -> (Arc<ManualClock>, HealthState) {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(0)));
+        let state = HealthState::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        (clock, state)
+    }
+
+    /// Two partitions with these leaders, of which the first has `queued` records.
+    fn observe(state: &HealthState, leaders: [i32; 2], queued: u64) -> KafkaHealth {
+        let statistics = json!({
+            "msg_cnt": queued,
+            "msg_size": queued,
+            "brokers": { "a:1/1": { "state": "UP" } },
+            "topics": { "log": { "partitions": {
+                "-1": { "leader": -1 },
+                "0": { "leader": leaders[0], "msgq_cnt": queued, "xmit_msgq_cnt": 0 },
+                "1": { "leader": leaders[1], "msgq_cnt": 0, "xmit_msgq_cnt": 0 },
+            } } },
+        });
+        state.observe(&serde_json::from_value(statistics).expect("statistics"), "log");
+        state.current()
+    }
+
+    #[test]
+    fn the_log_is_away_when_all_partitions_lost_their_leaders_and_not_before() {
+        let (_, state) = state();
+        for (leaders, leaderless, reason) in [
+            ([1, 1], 0, None),
+            ([-1, 1], 1, None),
+            ([-1, -1], 2, Some(NO_LEADER)),
+            ([1, -1], 1, None),
+            ([1, 2], 0, None),
+        ] {
+            let health = observe(&state, leaders, 0);
+            assert_eq!((health.leaderless_partitions, health.away.map(|away| away.reason)), (leaderless, reason));
+        }
+    }
+
+    #[test]
+    fn records_that_wait_for_a_leader_do_not_make_the_log_stall() {
+        let (clock, state) = state();
+        for (leader, reason) in [(-1, None), (1, Some(STALLED))] {
+            observe(&state, [leader, 1], 5);
+            clock.advance(STALL);
+            assert_eq!(observe(&state, [leader, 1], 5).away.map(|away| away.reason), reason);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_only_when_nobody_lets_us_in_before_the_deadline() {
+        let soon = Duration::from_millis(10);
+        let (_, state) = state();
+        assert!(matches!(state.wait_until_there(soon).await, Err(NotThere::Away(STARTING))));
+        state.is_denied(RDKafkaErrorCode::SaslAuthenticationFailed);
+        let denied = state.wait_until_there(soon).await;
+        assert!(matches!(denied, Err(NotThere::Denied(RDKafkaErrorCode::SaslAuthenticationFailed))), "{denied:?}");
+        let (there, ()) = tokio::join!(state.wait_until_there(Duration::from_secs(60)), async { state.is_there() });
+        there.expect("another broker lets us in");
     }
 }

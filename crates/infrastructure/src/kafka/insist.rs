@@ -73,6 +73,11 @@ impl Hindrance {
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
+                // Nobody leads any of the partitions that were asked for, as far as the client knows.
+                | RDKafkaErrorCode::UnknownPartition
+                // Client and broker have not heard of the same leader.
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
                 | RDKafkaErrorCode::ReplicaNotAvailable
                 | RDKafkaErrorCode::OffsetNotAvailable
                 | RDKafkaErrorCode::KafkaStorageError

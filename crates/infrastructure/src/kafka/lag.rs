@@ -81,16 +81,9 @@ pub async fn read(options: &KafkaOptions, clock: Arc<dyn Clock>) -> Result<Vec<P
 fn explain(error: QueryError, options: &KafkaOptions) -> LagError {
     let code = match &error {
         QueryError::Refused { source, .. } => source.rdkafka_error_code(),
-        QueryError::Late { .. } | QueryError::Overloaded | QueryError::Closed => None,
+        QueryError::Late { .. } | QueryError::Token(_) | QueryError::Overloaded | QueryError::Closed => None,
     };
-    let missing = matches!(
-        code,
-        Some(
-            RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-        )
-    );
+    let missing = matches!(code, Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition));
     if missing {
         LagError::NoTopic { topic: options.topic.clone(), partitions: options.partitions }
     } else {

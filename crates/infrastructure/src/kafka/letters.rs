@@ -188,6 +188,8 @@ impl Letters {
         config
             // Its state is not the log's.
             .set("statistics.interval.ms", "0")
+            // Letters are sent one by one, and a linger may not be longer than the timeout.
+            .set("linger.ms", "0")
             .set("message.timeout.ms", DEADLINE.as_millis().to_string())
             .set("request.timeout.ms", "5000")
             .set("queue.buffering.max.kbytes", "8192");

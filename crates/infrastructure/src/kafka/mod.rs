@@ -5,6 +5,7 @@
 //! (the history writers of all pods).
 
 mod appender;
+mod asker;
 mod client;
 mod closing;
 pub mod dead_letters;
@@ -37,6 +38,7 @@ use chatify_application::ports::{LogAppender, LogGroup, LogTail};
 use chatify_building_blocks::clock::Clock;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Position};
+use client::on_thread;
 use group::KafkaGroup;
 use health::HealthState;
 use producer::Producer;
@@ -75,7 +77,8 @@ impl KafkaLog {
         clock: Arc<dyn Clock>,
         supervisor: &Supervisor,
     ) -> Result<Self, KafkaStartError> {
-        options.validate()?;
+        let tried = options.clone();
+        on_thread("kafka-options", move || tried.validate()).await.map_err(KafkaStartError::Thread)??;
         let health = Arc::new(HealthState::new(Arc::clone(&clock)));
         // First, because only a client that is polled is told when the brokers do not let it in.
         let producer = Arc::new(Producer::start(&options, &health, supervisor)?);

@@ -1,6 +1,6 @@
 //! What the Kafka adapters can be told.
 
-use super::client::{Role, client_config};
+use super::client::{Role, try_out};
 use super::error::KafkaOptionsError;
 use super::security::Security;
 use chatify_domain::{Epoch, PodId};
@@ -77,15 +77,13 @@ impl KafkaOptions {
         }
     }
 
-    /// Refuses what no client can be made of: ranges, security, properties that librdkafka does not know. Connects to nothing.
+    /// Refuses what no client can be made of: ranges, security, properties that librdkafka does not know or that contradict each other. Makes a client of
+    /// each kind, which takes some milliseconds, and connects to nothing.
     ///
     /// # Errors
     /// Names the setting.
     pub fn validate(&self) -> Result<(), KafkaOptionsError> {
-        for role in [Role::Producer, Role::Broadcast, Role::Group, Role::Admin] {
-            client_config(self, role)?;
-        }
-        Ok(())
+        [Role::Producer, Role::Broadcast, Role::Group, Role::Admin].into_iter().try_for_each(|role| try_out(self, role))
     }
 
     /// The rules that need no librdkafka.
@@ -141,7 +139,7 @@ fn is_topic_name(name: &str) -> bool {
 }
 
 /// Properties that the promises of the adapters rest on, or that have a setting of their own, with what to say about them.
-const PROTECTED: [(&[&str], &str); 8] = [
+const PROTECTED: [(&[&str], &str); 9] = [
     (
         &["acks", "request.required.acks", "enable.idempotence", "enable.gapless.guarantee", "transactional.id"],
         "an accepted message must be on every in-sync replica, once",
@@ -165,6 +163,10 @@ const PROTECTED: [(&[&str], &str); 8] = [
         &["group.id", "group.protocol", "partition.assignment.strategy", "enable.partition.eof", "log.queue"],
         "the readers of the log are built on it; groups have names of their own in the configuration",
     ),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        "how late a message may enter the log decides which repeats are recognised",
+    ),
     (&["statistics.interval.ms"], "the state of the client is read from its statistics"),
     (&["bootstrap.servers", "metadata.broker.list"], "set `message_broker.bootstrap_servers`"),
     (
@@ -178,6 +180,7 @@ const PROTECTED: [(&[&str], &str); 8] = [
             "ssl.keystore.password",
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.client.credentials.client.secret",
         ],
         "set it in `message_broker.security`, where secrets are kept out of logs",
     ),
@@ -188,6 +191,25 @@ fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), KafkaOp
         if let Some((_, reason)) = PROTECTED.iter().find(|(names, _)| names.contains(&property.as_str())) {
             return Err(KafkaOptionsError::Protected { property: property.clone(), reason });
         }
+        let own = own_name(property);
+        if own != property && properties.contains_key(own) {
+            let reason = format!("it is another name for `{own}`, which is set as well");
+            return Err(KafkaOptionsError::Property { property: property.clone(), reason });
+        }
     }
     Ok(())
+}
+
+/// Second names of properties in librdkafka 2.12, with the names that are used here, but for those that nobody may set.
+const ALIASES: [(&str, &str); 5] = [
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("compression.codec", "compression.type"),
+    ("retries", "message.send.max.retries"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+];
+
+/// The name under which a property is set here: properties are kept in no order, so that of two names for one of them any could win.
+pub(super) fn own_name(property: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == property).map_or(property, |(_, own)| own)
 }

@@ -35,7 +35,7 @@ pub(super) struct ToSend<'a> {
     pub(super) reply: DurableSender,
 }
 
-type Native = BaseProducer<Deliveries>;
+pub(super) type Native = BaseProducer<Deliveries>;
 
 /// What callers and the thread share.
 struct Inner {
@@ -251,7 +251,7 @@ impl Inner {
 }
 
 /// Polls until every record has its outcome, at most for `deadline`. librdkafka's own flush does not wait for reports that are queued here.
-fn drained(producer: &Native, deadline: Duration) -> bool {
+pub(super) fn drained(producer: &Native, deadline: Duration) -> bool {
     let mut left = deadline;
     while producer.in_flight_count() > 0 && !left.is_zero() {
         // Takes the whole of its time.

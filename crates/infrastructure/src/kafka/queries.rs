@@ -1,41 +1,30 @@
 //! Questions to the brokers: where the log begins and ends, what the group has committed, single records.
 //!
-//! librdkafka answers these by waiting, so one thread with a client of its own asks. The client fetches nothing meanwhile, because a connection
-//! answers one request after the other and a waiting fetch would hold the others up.
+//! librdkafka answers these by waiting, so one thread with a client of its own asks (`asker`).
 //!
 //! Every read of the history asks for the log's end, so whoever asks while a request is under way shares the **next** one: an answer was always
 //! requested after its caller asked, and however many ask, the brokers see one request at a time.
 
 use super::Shared;
-use super::client::{ClientEvents, Role, client_config};
-use super::closing::close_on_thread;
+use super::asker::Asker;
+use super::client::{Role, client_config};
 use super::error::KafkaStartError;
-use super::insist::{Patience, insist};
 use super::position::kafka_partition;
+use super::token::TokenError;
 use chatify_application::ports::log::LogError;
 use chatify_domain::{Partition, Timestamp};
-use rdkafka::ClientConfig;
-use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, OwnedMessage};
+use rdkafka::error::KafkaError;
+use rdkafka::message::OwnedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// No answer within this is an answer: the brokers are away.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// A partition that moves holds up the questions about all others, so it is given up sooner.
-const PATIENCE: Patience = Patience { deadline: DEADLINE, moving: Duration::from_secs(2) };
 /// The client's own events are looked at this often while nobody asks.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 /// So many callers wait at most; only a log that is away lets them gather.
 const WAITING_MAX: usize = 10_000;
-/// A client whose requests time out this often in a row is replaced, for it may be the client that hangs and not the brokers.
-const TIMEOUTS_BEFORE_RENEWAL: u32 = 6;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +44,9 @@ pub(super) enum QueryError {
         /// What was asked.
         what: &'static str,
     },
+    /// There is no token to show to the brokers.
+    #[error("the Kafka client has no token to show to the brokers")]
+    Token(#[source] Arc<TokenError>),
     /// Too many wait already.
     #[error("too many requests wait for the brokers")]
     Overloaded,
@@ -88,6 +80,9 @@ pub(super) struct Queries(Arc<Desk>);
 
 type Reply<T> = oneshot::Sender<Result<T, QueryError>>;
 
+/// An answer in the order of the partitions, in which each has its own trouble.
+pub(super) type Each<T> = Vec<Result<T, QueryError>>;
+
 /// Where questions wait for the thread.
 #[derive(Default)]
 struct Desk {
@@ -97,7 +92,7 @@ struct Desk {
 
 #[derive(Default)]
 struct Waiting {
-    ends: Vec<Reply<Vec<i64>>>,
+    ends: Vec<Reply<Each<i64>>>,
     bounds: Vec<Reply<Vec<Bounds>>>,
     committed: Vec<Reply<Vec<Option<i64>>>>,
     singles: VecDeque<Single>,
@@ -121,13 +116,14 @@ impl Queries {
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
         let desk = Arc::new(Desk::default());
         let supervisor = shared.supervisor.clone();
-        let clerk = Clerk { desk: Arc::clone(&desk), asker: Asker { shared, config, client: None, timeouts: 0 } };
+        let clerk = Clerk { desk: Arc::clone(&desk), asker: Asker::new(shared, config) };
         supervisor.thread("kafka-queries", move || clerk.run()).map_err(KafkaStartError::Thread)?;
         Ok(Arc::new(Self(desk)))
     }
 
-    /// For every partition the offset behind its last record.
-    pub(super) async fn ends(&self) -> Result<Vec<i64>, QueryError> {
+    /// For every partition the offset behind its last record. A partition without a leader has an error of its own and holds up the others only once,
+    /// when its leader went.
+    pub(super) async fn ends(&self) -> Result<Each<i64>, QueryError> {
         self.ask(|waiting, reply| waiting.ends.push(reply)).await
     }
 
@@ -198,7 +194,7 @@ struct Clerk {
 impl Clerk {
     fn run(mut self) {
         while let Some(waiting) = self.next() {
-            answer(waiting.ends, || self.asker.offsets(Offset::End));
+            answer(waiting.ends, || self.asker.ends());
             answer(waiting.bounds, || self.asker.bounds());
             answer(waiting.committed, || self.asker.committed());
             for single in waiting.singles {
@@ -214,7 +210,7 @@ impl Clerk {
                     }
                 }
             }
-            self.asker.serve(Duration::ZERO);
+            self.asker.serve();
         }
     }
 
@@ -233,7 +229,7 @@ impl Clerk {
             waiting = woken;
             if timeout.timed_out() {
                 drop(waiting);
-                self.asker.serve(Duration::ZERO);
+                self.asker.serve();
                 waiting = desk.lock();
             }
         }
@@ -252,201 +248,8 @@ fn answer<T: Clone>(mut replies: Vec<Reply<T>>, ask: impl FnOnce() -> Result<T, 
     drop(last.send(outcome));
 }
 
-/// The client, and how it is asked.
-struct Asker {
-    shared: Arc<Shared>,
-    config: ClientConfig,
-    client: Option<BaseConsumer<ClientEvents>>,
-    timeouts: u32,
-}
-
-impl Asker {
-    fn bounds(&mut self) -> Result<Vec<Bounds>, QueryError> {
-        // The beginning first: it only grows, so it cannot be behind the end.
-        let firsts = self.offsets(Offset::Beginning)?;
-        let ends = self.offsets(Offset::End)?;
-        Ok(firsts.into_iter().zip(ends).map(|(first, end)| Bounds { first, end: end.max(first) }).collect())
-    }
-
-    /// The offsets of this end of every partition. One request per broker, because the protocol takes the two ends for times.
-    fn offsets(&mut self, end: Offset) -> Result<Vec<i64>, QueryError> {
-        const WHAT: &str = "the ends of the log";
-        let wanted = self.every_partition(end);
-        let found = self.insist(WHAT, |client, patience| client.offsets_for_times(wanted.clone(), patience))?;
-        found.into_iter().map(|offset| offset.ok_or(QueryError::Late { what: WHAT })).collect()
-    }
-
-    fn committed(&mut self) -> Result<Vec<Option<i64>>, QueryError> {
-        let wanted = self.every_partition(Offset::Invalid);
-        self.insist("what is committed", |client, patience| client.committed_offsets(wanted.clone(), patience))
-    }
-
-    fn offset_at(&mut self, partition: Partition, at: Timestamp) -> Result<i64, QueryError> {
-        const WHAT: &str = "a position by its time";
-        for place in [Offset::Offset(at.as_millis().max(0)), Offset::End] {
-            let wanted = self.one_partition(partition, place);
-            let found = self.insist(WHAT, |client, patience| client.offsets_for_times(wanted.clone(), patience))?;
-            if let Some(Some(offset)) = found.first() {
-                return Ok(*offset);
-            }
-        }
-        Err(QueryError::Late { what: WHAT })
-    }
-
-    /// The last offsets need not be records: a transaction's marker takes one as well. So steps back grow until there is a record.
-    fn newest(&mut self, partition: Partition, bounds: Bounds) -> Result<Option<Newest>, QueryError> {
-        let mut back = 1i64;
-        loop {
-            let from = bounds.end.saturating_sub(back).max(bounds.first);
-            let mut newest = None;
-            if from < bounds.end {
-                self.scan(partition, from, |message| {
-                    if message.offset() < bounds.end {
-                        let appended_at = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0));
-                        newest = Some(Newest { offset: message.offset(), appended_at });
-                    }
-                    if message.offset() + 1 < bounds.end { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                })?;
-            }
-            if newest.is_some() || from <= bounds.first {
-                return Ok(newest);
-            }
-            back = back.saturating_mul(16);
-        }
-    }
-
-    fn record(&mut self, partition: Partition, offset: i64) -> Result<Option<OwnedMessage>, QueryError> {
-        let mut found = None;
-        self.scan(partition, offset, |message| {
-            found = (message.offset() == offset).then(|| message.detach());
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
-    }
-
-    /// Shows the records from `from` on until `visit` has seen enough or there are no more.
-    fn scan(
-        &mut self,
-        partition: Partition,
-        from: i64,
-        visit: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
-    ) -> Result<(), QueryError> {
-        const WHAT: &str = "a record";
-        let place = self.one_partition(partition, Offset::Offset(from));
-        let clock = Arc::clone(&self.shared.clock);
-        self.request(WHAT, |client| {
-            client.assign(&place)?;
-            let until = clock.uptime() + DEADLINE;
-            let seen = read(client, visit, || until.saturating_sub(clock.uptime()));
-            client.unassign()?;
-            seen
-        })
-    }
-
-    /// Lets the client do what it does only when it is asked for news: write log lines, fetch tokens.
-    fn serve(&self, wait: Duration) {
-        if let Some(client) = &self.client {
-            drop(client.poll(wait));
-        }
-    }
-
-    /// Asks about partitions until somebody answers; the offsets in the order of the partitions.
-    fn insist(
-        &mut self,
-        what: &'static str,
-        ask: impl Fn(&BaseConsumer<ClientEvents>, Duration) -> KafkaResult<TopicPartitionList>,
-    ) -> Result<Vec<Option<i64>>, QueryError> {
-        let shared = Arc::clone(&self.shared);
-        self.request(what, |client| {
-            insist(client, &shared.options.topic, &*shared.clock, PATIENCE, |patience| {
-                by_partition(&ask(client, patience)?)
-            })
-        })
-    }
-
-    fn request<T>(
-        &mut self,
-        what: &'static str,
-        ask: impl FnOnce(&BaseConsumer<ClientEvents>) -> KafkaResult<T>,
-    ) -> Result<T, QueryError> {
-        let answer = self.client().and_then(ask);
-        match &answer {
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => self.timeouts += 1,
-            Ok(_) | Err(_) => self.timeouts = 0,
-        }
-        if self.timeouts >= TIMEOUTS_BEFORE_RENEWAL {
-            self.timeouts = 0;
-            tracing::warn!("the brokers have not answered for long; asking with a new client");
-            close_on_thread(self.client.take());
-        }
-        answer.map_err(|source| QueryError::Refused { what, source })
-    }
-
-    fn client(&mut self) -> KafkaResult<&BaseConsumer<ClientEvents>> {
-        if self.client.is_none() {
-            let events = ClientEvents::new(&self.shared.options, Role::Group, &self.shared.health);
-            self.client = Some(self.config.create_with_context(events)?);
-        }
-        Ok(self.client.as_ref().expect("it was made above"))
-    }
-
-    fn every_partition(&self, offset: Offset) -> TopicPartitionList {
-        let options = &self.shared.options;
-        let mut list = TopicPartitionList::with_capacity(options.partitions as usize);
-        for number in 0..options.partitions {
-            add(&mut list, &options.topic, Partition(number), offset);
-        }
-        list
-    }
-
-    fn one_partition(&self, partition: Partition, offset: Offset) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(1);
-        add(&mut list, &self.shared.options.topic, partition, offset);
-        list
-    }
-}
-
 /// Adds one partition.
 pub(super) fn add(list: &mut TopicPartitionList, topic: &str, partition: Partition, offset: Offset) {
     list.add_partition_offset(topic, kafka_partition(partition), offset)
         .expect("every offset that is used here has a number in the protocol");
-}
-
-/// The offsets in the order of their partitions; none where the answer is "no such offset".
-fn by_partition(found: &TopicPartitionList) -> KafkaResult<Vec<Option<i64>>> {
-    let mut elements = found.elements();
-    elements.sort_unstable_by_key(|element| element.partition());
-    elements
-        .iter()
-        .map(|element| {
-            element.error()?;
-            Ok(match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
-            })
-        })
-        .collect()
-}
-
-/// Reads what is assigned until `visit` has seen enough, the partition ends, or no time is left.
-fn read(
-    client: &BaseConsumer<ClientEvents>,
-    mut visit: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
-    left: impl Fn() -> Duration,
-) -> KafkaResult<()> {
-    loop {
-        let left = left();
-        if left.is_zero() {
-            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
-        }
-        match client.poll(left) {
-            Some(Ok(message)) if visit(&message).is_break() => return Ok(()),
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-            // Retention was faster.
-            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return Ok(()),
-            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
-            // Connections break and come back; the time decides.
-            Some(Ok(_) | Err(_)) | None => {}
-        }
-    }
 }

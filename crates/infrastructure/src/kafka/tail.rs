@@ -156,7 +156,8 @@ impl LogTail for KafkaTail {
     async fn end(&self, partition: Partition) -> Result<Position, LogError> {
         self.check(partition)?;
         let ends = self.queries.ends().await?;
-        let end = ends.get(partition.0 as usize).copied().ok_or(NoSuchPlace::Partition(partition))?;
+        // The other partitions' troubles are not this one's.
+        let end = ends.into_iter().nth(partition.0 as usize).ok_or(NoSuchPlace::Partition(partition))??;
         // The last offsets need not be records; `partitions` finds out when they are not.
         let known = self.newest.get(partition);
         let newest = known.newest.filter(|_| known.end == end);

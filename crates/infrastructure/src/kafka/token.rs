@@ -35,12 +35,20 @@ pub(super) fn read(file: Option<&Path>) -> Result<OAuthToken, TokenError> {
     parse(text.trim()).ok_or(TokenError::NotAToken)
 }
 
-/// Gives `client` its token. For clients that nobody polls, so that they cannot ask for one: the short-lived ones that look after topics.
-#[expect(
-    unsafe_code,
-    reason = "rdkafka hands tokens only to clients that are polled for events, which its admin client is not"
-)]
-pub(super) fn hand_over<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> Result<(), TokenError> {
+/// Gives `client` the token in `file`, if the clients have such a file. For clients that are asked something before anybody polls them, or that nobody
+/// polls at all: only a poll would fetch a token, and without one no question leaves the client.
+///
+/// # Errors
+/// There is no token, or it is no longer good.
+pub(super) fn give<C: ClientContext>(client: &Client<C>, file: Option<&Path>) -> Result<(), TokenError> {
+    match file {
+        Some(file) => hand_over(client, read(Some(file))?),
+        None => Ok(()),
+    }
+}
+
+#[expect(unsafe_code, reason = "rdkafka hands tokens only to clients that are polled for events")]
+fn hand_over<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> Result<(), TokenError> {
     let text = |text: String| CString::new(text).map_err(|_| TokenError::NotAToken);
     let (value, principal) = (text(token.token)?, text(token.principal_name)?);
     // SAFETY: the client is alive for as long as it is borrowed, both strings outlive the call, which copies them, and the call takes null with

@@ -33,11 +33,8 @@ fn connect(options: &KafkaOptions, health: &Arc<HealthState>) -> Result<AdminCli
     let config = client_config(options, Role::Admin)?;
     let admin: AdminClient<ClientEvents> =
         config.create_with_context(events).map_err(|source| client_error("connecting", options, source))?;
-    if let Some(file) = &options.security.token_file {
-        token::read(Some(file))
-            .and_then(|token| token::hand_over(admin.inner(), token))
-            .map_err(|error| KafkaStartError::Token(error.into()))?;
-    }
+    let file = options.security.token_file.as_deref();
+    token::give(admin.inner(), file).map_err(|error| KafkaStartError::Token(error.into()))?;
     Ok(admin)
 }
 

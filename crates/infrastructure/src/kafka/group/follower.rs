@@ -29,10 +29,11 @@ const LOOK_UP: Patience = Patience { deadline: Duration::from_secs(15), moving: 
 /// A revoked partition may be held this long: well under `max.poll.interval.ms`, after which the brokers would take it away.
 const HOLD_DEADLINE: Duration = Duration::from_secs(60);
 /// At the end of the process, leaving the group may take this long; the brokers notice by themselves otherwise.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+/// With what is committed before, it is less than the ten seconds that a process has by default.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(6);
 /// A group that moves has this long to let the client leave; a group that waits for members which died is not waited for, and half of `LEAVE_DEADLINE` is
 /// left for closing.
-const UNSUBSCRIBE_DEADLINE: Duration = Duration::from_secs(5);
+const UNSUBSCRIBE_DEADLINE: Duration = Duration::from_secs(3);
 /// How soon the thread sees that it has.
 const LEAVE_POLL: Duration = Duration::from_millis(10);
 

@@ -4,7 +4,7 @@ use super::follower::{Client, Joined};
 use super::session::{Change, Failure, Records, Session};
 use super::tenures::{Commit, CommitStep};
 use crate::kafka::Shared;
-use crate::kafka::decode::{log_record, size};
+use crate::kafka::decode::{log_record, whole_size};
 use crate::kafka::letters::{Letters, Origin};
 use crate::kafka::position::{offset_at_or_after, position};
 use crate::kafka::queries::Queries;
@@ -14,7 +14,7 @@ use chatify_domain::{Partition, Position};
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, OwnedMessage};
+use rdkafka::message::OwnedMessage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -27,7 +27,7 @@ const BATCH_RECORDS: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
 /// A commit that is not durable by then has failed, as far as is known. Shorter than the time that a pod has to end.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
-/// Bytes of records without an event that are kept until they are committed; what is beyond is fetched again when it is wanted.
+/// Bytes of records without an event, with their headers, that are kept until they are committed; what is beyond is fetched again when it is wanted.
 const POISON_BYTES: usize = 4 << 20;
 
 pub(super) struct Member {
@@ -61,11 +61,9 @@ struct Poison {
 }
 
 impl Poison {
-    fn keep(&mut self, partition: Partition, message: &BorrowedMessage<'_>) {
-        let bytes = size(message);
-        if self.bytes + bytes <= POISON_BYTES
-            && self.messages.insert((partition, message.offset()), message.detach()).is_none()
-        {
+    /// Keeps the message of so many bytes, if there is room; only then it is copied.
+    fn keep(&mut self, partition: Partition, offset: i64, bytes: usize, copy: impl FnOnce() -> OwnedMessage) {
+        if self.bytes + bytes <= POISON_BYTES && self.messages.insert((partition, offset), copy()).is_none() {
             self.bytes += bytes;
         }
     }
@@ -77,7 +75,7 @@ impl Poison {
     /// Everything in `partition` before `end` is settled.
     fn forget(&mut self, partition: Partition, end: i64) {
         self.messages.retain(|(other, offset), _| *other != partition || *offset >= end);
-        self.bytes = self.messages.values().map(size).sum();
+        self.bytes = self.messages.values().map(whole_size).sum();
     }
 }
 
@@ -208,9 +206,13 @@ impl Source {
                 Some(Ok(message)) => {
                     let record = log_record(&message, shared.options.epoch, shared.options.partitions)
                         .map_err(|_| Failure::Gone { partition, offset: message.offset() })?;
-                    bytes += record.size;
                     if record.content.is_err() {
-                        poison.keep(partition, &message);
+                        // Anybody may have written it, so its headers may be all of it.
+                        let whole = whole_size(&message);
+                        bytes += whole;
+                        poison.keep(partition, message.offset(), whole, || message.detach());
+                    } else {
+                        bytes += record.size;
                     }
                     self.next = message.offset() + 1;
                     records.push(record);
@@ -293,4 +295,37 @@ impl Drop for Member {
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> LogError {
     LogError::Unavailable(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::{Header, OwnedHeaders, Timestamp};
+
+    const MIB: usize = 1 << 20;
+
+    /// A record whose bytes are a header's, but for a few.
+    fn headed(offset: i64) -> OwnedMessage {
+        let filler = vec![b'x'; MIB - "filler".len()];
+        let headers = OwnedHeaders::new().insert(Header { key: "filler", value: Some(&filler) });
+        OwnedMessage::new(None, None, "log".into(), Timestamp::NotAvailable, 0, offset, Some(headers))
+    }
+
+    #[test]
+    fn headers_count_for_what_is_kept_of_poison() {
+        let mut poison = Poison::default();
+        let partition = Partition(0);
+        let keep = |poison: &mut Poison, offset| {
+            let message = headed(offset);
+            poison.keep(partition, offset, whole_size(&message), || message);
+        };
+        (0..10).for_each(|offset| keep(&mut poison, offset));
+        assert_eq!((poison.messages.len(), poison.bytes), (POISON_BYTES / MIB, POISON_BYTES));
+        poison.forget(partition, 1);
+        assert_eq!(poison.bytes, POISON_BYTES - MIB);
+        keep(&mut poison, 10);
+        assert!(poison.get(partition, 10).is_some() && poison.get(partition, 0).is_none());
+        poison.forget(partition, i64::MAX);
+        assert_eq!(poison.bytes, 0);
+    }
 }

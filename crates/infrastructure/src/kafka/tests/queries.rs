@@ -3,21 +3,27 @@
 use super::fixture::{Mock, TOPIC, clock, mock, mock_options};
 use crate::kafka::Shared;
 use crate::kafka::health::HealthState;
+use crate::kafka::lag::{self, LagError};
 use crate::kafka::queries::{Bounds, Queries};
+use crate::kafka::tail::KafkaTail;
+use chatify_application::ports::LogTail;
 use chatify_application::ports::contract::within;
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Timestamp};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::sync::Arc;
 
-fn queries(mock: &Mock) -> Arc<Queries> {
-    let shared = Shared {
+fn shared(mock: &Mock) -> Arc<Shared> {
+    Arc::new(Shared {
         options: mock_options(mock),
         clock: clock(),
         supervisor: Supervisor::new(),
         health: Arc::new(HealthState::new(clock())),
-    };
-    Queries::start(Arc::new(shared)).expect("valid options")
+    })
+}
+
+fn queries(mock: &Mock) -> Arc<Queries> {
+    Queries::start(shared(mock)).expect("valid options")
 }
 
 #[tokio::test]
@@ -50,4 +56,28 @@ async fn whoever_leads_now_is_asked_when_the_leader_that_was_known_is_dead() {
     assert_eq!(within("the ends", queries.bounds()).await.expect("a living leader"), empty);
     let found = within("a position", queries.offset_at(Partition(1), Timestamp::from_millis(1))).await;
     assert_eq!(found.expect("a living leader"), 0);
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_keeps_its_own_end_to_itself_and_no_other() {
+    let mock = mock();
+    let shared = shared(&mock);
+    let tail = KafkaTail::new(Arc::clone(&shared), Queries::start(shared).expect("valid options"));
+    let end = |number| within("an end", tail.end(Partition(number)));
+    let start = end(1).await.expect("healthy brokers");
+    mock.partition_leader(TOPIC, 1, None).expect("a known partition");
+    within("the loss of the leader", async { while end(1).await.is_ok() {} }).await;
+    for number in [0, 2] {
+        assert_eq!(end(number).await.expect("a leader"), start, "{number}");
+    }
+    mock.partition_leader(TOPIC, 1, Some(2)).expect("a known partition");
+    within("the new leader", async { while end(1).await.is_err() {} }).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_leads_is_not_taken_for_one_that_is_not_there() {
+    let mock = mock();
+    (0..3).for_each(|number| mock.partition_leader(TOPIC, number, None).expect("a known partition"));
+    let lag = within("an answer", lag::read(&mock_options(&mock), clock())).await;
+    assert!(matches!(&lag, Err(LagError::Brokers(_))), "{lag:?}");
 }

@@ -1,17 +1,19 @@
 //! TLS and SASL against a real Kafka: `scripts/services.sh start kafka-secure`.
 
 use super::fixture::{clock, pod};
-use crate::kafka::{KafkaLog, KafkaOptions, KafkaStartError, SaslMechanism, Security, SecurityProtocol};
+use crate::kafka::health::{HealthState, NotThere};
+use crate::kafka::producer::Producer;
+use crate::kafka::{KafkaLog, KafkaOptions, KafkaStartError, SaslMechanism, Security, SecurityProtocol, dead_letters};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chatify_application::ports::contract::log::OpenLog;
 use chatify_application::ports::contract::{channel, within};
-use chatify_application::ports::log::LogError;
 use chatify_building_blocks::error::{Classify, ErrorKind};
 use chatify_building_blocks::random::{Random, SystemRandom};
 use chatify_building_blocks::tasks::Supervisor;
 use secrecy::SecretString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MISSING: &str = "Kafka answers; start it with `scripts/services.sh start kafka-secure`";
@@ -66,9 +68,9 @@ async fn connect(options: KafkaOptions) -> Result<KafkaLog, KafkaStartError> {
     KafkaLog::connect(options, clock(), &Supervisor::new()).await
 }
 
-/// All clients: topics are made, records are written, read back, and the group is asked.
+/// All clients: topics are made, records are written, read back, the group is asked, and the dead letters are read.
 async fn works(options: KafkaOptions) {
-    let log = connect(options).await.expect(MISSING);
+    let log = connect(options.clone()).await.expect(MISSING);
     let open = OpenLog { appender: log.appender(), tail: log.tail(), group: log.group() };
     let appended = open.append_all(&channel("general"), 0..3).await;
     let mut reader = open.tail.open(&[(appended[0].partition, appended[0].position)]).await.expect("readable");
@@ -77,14 +79,11 @@ async fn works(options: KafkaOptions) {
         read.extend(within("records", reader.next()).await.expect("readable"));
     }
     assert_eq!(read[2].position, appended[2].position);
-    // A broker that has just started first makes the topic in which it keeps the groups; until then it is worth another try.
-    within("what is committed", async {
-        while let Err(error) = open.group.committed().await {
-            assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        }
-    })
-    .await;
+    // The first question of a client that nobody has polled yet.
+    within("what is committed", open.group.committed()).await.expect("a client that was let in");
     log.close().await;
+    let letters = within("the dead letters", dead_letters::list(&options, clock())).await.expect("a readable topic");
+    assert_eq!(letters, []);
 }
 
 #[tokio::test]
@@ -128,10 +127,35 @@ async fn who_is_not_let_in_is_told_so_without_the_password() {
         Security::untrusting(),
     ];
     for options in cases {
+        // Only time tells whether another broker lets us in.
+        let options = KafkaOptions { start_deadline: Duration::from_secs(5), ..options };
         let error = connect(options).await.err().expect("not let in");
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
         assert!(!format!("{error} {error:?}").contains("wrong-password"));
     }
+}
+
+/// Its file may be half written, or its writer late; nobody was asked.
+#[tokio::test]
+async fn a_token_that_cannot_be_had_is_no_refusal() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "e30.half").expect("written");
+    let security = Security {
+        mechanism: Some(SaslMechanism::OAuthBearer),
+        token_file: Some(file.path().into()),
+        ..Security::default()
+    };
+    let (health, supervisor) = (Arc::new(HealthState::new(clock())), Supervisor::new());
+    let producer = Producer::start(&sasl_options(security), &health, &supervisor).expect("valid options");
+    within("the error", async {
+        while health.current().client_errors == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let outcome = health.wait_until_there(Duration::from_millis(1)).await;
+    assert!(matches!(outcome, Err(NotThere::Away(_))), "{outcome:?}");
+    drop(producer);
 }
 
 impl Security {

@@ -52,12 +52,43 @@ fn the_defaults_make_every_client() {
 fn properties_win_but_for_those_that_promises_rest_on() {
     let with = |name, value| client_config(&with_property(name, value), Role::Producer);
     assert_eq!(with("linger.ms", "7").expect("valid").get("linger.ms"), Some("7"));
-    for name in ["acks", "enable.idempotence", "enable.auto.commit", "group.id", "partitioner", "bootstrap.servers"] {
+    for name in ["acks", "enable.idempotence", "enable.auto.commit", "group.id", "partitioner", "message.timeout.ms"] {
         let text = with(name, "1").expect_err("protected").to_string();
         assert!(text.contains(&format!("must not set `{name}`")), "{text}");
     }
     let text = refused(&with_property("sasl.password", "hush"));
     assert!(text.contains("message_broker.security") && !text.contains("hush"), "{text}");
+}
+
+#[test]
+fn properties_that_contradict_others_are_refused_before_anybody_waits_for_their_client() {
+    for (name, value, other) in [
+        ("fetch.max.bytes", "500000", "message.max.bytes"),
+        ("session.timeout.ms", "400000", "max.poll.interval.ms"),
+        ("linger.ms", "200000", "message.timeout.ms"),
+        ("reconnect.backoff.ms", "5000", "reconnect.backoff.max.ms"),
+    ] {
+        let options = with_property(name, value);
+        for role in [Role::Producer, Role::Broadcast, Role::Group, Role::Admin] {
+            client_config(&options, role).expect("good by itself");
+        }
+        let text = refused(&options);
+        assert!(text.contains(name) && text.contains(other), "{text}");
+    }
+}
+
+#[test]
+fn a_property_has_one_name_whatever_it_is_called() {
+    for (alias, own, value) in
+        [("queue.buffering.max.ms", "linger.ms", "7"), ("compression.codec", "compression.type", "zstd")]
+    {
+        let config = client_config(&with_property(alias, value), Role::Producer).expect("valid");
+        assert_eq!((config.get(own), config.get(alias)), (Some(value), None));
+        let mut both = with_property(alias, value);
+        both.properties.insert(own.into(), value.into());
+        let text = refused(&both);
+        assert!(text.contains(alias) && text.contains(own), "{text}");
+    }
 }
 
 #[test]
