@@ -57,7 +57,8 @@ pub struct HistoryPage {
     pub oldest_reached: bool,
     /// Nothing that the query asks for was newer than the page when it was read.
     pub newest_reached: bool,
-    /// Nothing is missing between the page's ends, provably. `false` while the history is behind or away.
+    /// Nothing is missing between the page's ends, nor between the page and the position that it was asked for, provably. `false` while the history is
+    /// behind or away, or this pod behind the log.
     pub complete: bool,
     /// The lowest and the highest position looked at: where the next page goes on, also when a filter left no items.
     pub scanned: Option<(Position, Position)>,
