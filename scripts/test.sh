@@ -59,12 +59,15 @@ eval "$(scripts/services.sh env)"
 run_tests() {
     cargo test --workspace "${features[@]}" --locked "$@" 2>&1
 }
-# The fault suite has a step of its own below. What takes longer has commands: make seeded-bugs, and make test-cluster for the end-to-end suite on three pods.
+# The fault suite has a step of its own below; its own test takes long and has a command: make seeded-bugs.
 faults=whatever_breaks_nothing_accepted_is_lost_repeated_or_reordered
 bugs=every_seeded_bug_is_found
 
 step "unit, contract, property and end-to-end tests: cargo test"
 run_tests -- --quiet --skip "$faults" --skip "$bugs" | tee "$reports/rust" || fail "a Rust test failed"
+
+step "end to end on three pods: the same suite with the cluster profile"
+CHATIFY_TEST_PROFILE=cluster run_tests --test it -- --quiet | tee "$reports/rust-cluster" || fail "a Rust test failed on three pods"
 
 step "three pods: what make cluster brings up"
 CLUSTER_PORT=$(free_ports "0 1 2" 18081 18181 18281) scripts/cluster.sh --check
@@ -87,7 +90,7 @@ CHATIFY_TEST_FAULTS_PORT_BASE=$faults_base run_tests --test cluster "$faults" --
 
 step "summaries of the runners"
 awk '/^ +(Running|Doc-tests) / { name = $0 } /^test result:/ && !/ 0 passed; 0 failed;/ { print name; print }' \
-    "$reports/rust" "$reports/rust-faults"
+    "$reports/rust" "$reports/rust-cluster" "$reports/rust-faults"
 grep -E '^(# |ℹ )(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' "$reports/node"
 sed -n '/= SUMMARY =/,$p' "$reports/schemathesis"
 
