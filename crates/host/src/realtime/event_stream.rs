@@ -1,7 +1,7 @@
 //! A scope as Server-Sent Events: what was missed, then what comes, in one response body.
 //!
 //! The client may leave at any moment, and its request is then dropped wherever it waits, also inside of [`EventStream::open`]. Invariant: whenever
-//! presence may know of the connection there is a [`Connection`], whose end tells presence too. So it is made first, and presence is told after that.
+//! presence may know of the connection there is a `Connection`, whose end tells presence too. So it is made first, and presence is told after that.
 
 use super::encode::{Format, server_sent_event, write_json};
 use super::hub::{Hub, Subscriber};
