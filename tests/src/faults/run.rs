@@ -158,8 +158,8 @@ fn gather(world: &Arc<World>, plan: &Plan) -> Crowd {
     }
     for number in 0..plan.posters {
         let name = format!("poster-{number}");
-        // The first one says more than it may.
-        let pace = if number == 0 { plan.pace / 8 } else { plan.pace };
+        // The first one says far more than it may: it waits for each answer, and what it has left over grows while a fault lasts.
+        let pace = if number == 0 { plan.pace / 32 } else { plan.pace };
         let scopes = [world.scopes[number % count].clone()];
         posters.spawn(post(
             Arc::clone(world),
