@@ -206,25 +206,15 @@ mod tests {
     use super::*;
     use crate::commands::join_scope::JoinScope;
     use crate::ports::{LiveSubscription, LogTail, Observer};
-    use crate::testing::{Pod, Shared, Subscriber, channel, user};
+    use crate::testing::{Pod, Shared, Subscriber, channel, said, user};
     use crate::{LoopState, Options};
     use async_trait::async_trait;
     use chatify_building_blocks::error::ErrorKind;
-    use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, Text};
+    use chatify_domain::{ChatEvent, PodId, Scope};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     fn options() -> Options {
         Options::new(PodId::parse("pod-0").expect("a pod"))
-    }
-
-    fn event(scope: &str, number: u128) -> ChatEvent {
-        ChatEvent::MessageSent(Arc::new(MessageSent {
-            message_id: MessageId::from_u128(number),
-            scope: channel(scope),
-            sender_id: user("bob"),
-            text: Text::parse("hi").expect("short"),
-            origin_pod_id: PodId::parse("elsewhere").expect("a pod"),
-        }))
     }
 
     async fn follow(pod: &Pod, scope: &str) -> Subscriber {
@@ -243,7 +233,7 @@ mod tests {
     async fn a_pod_that_starts_reads_back_and_delivers_only_what_is_new() {
         let shared = Shared::new(2);
         for number in 0..100 {
-            shared.log.append_now(event("a", number));
+            shared.log.append_now(said("a", number));
         }
         shared.log.set_readable(false);
         let pod = Pod::start(shared.ports(1), options());
@@ -253,8 +243,8 @@ mod tests {
         shared.pass(Duration::from_secs(20)).await;
         assert_eq!(pod.application.status().fan_out, LoopState::Live);
         let subscriber = follow(&pod, "a").await;
-        shared.log.append_now(event("a", 7));
-        shared.log.append_now(event("a", 100));
+        shared.log.append_now(said("a", 7));
+        shared.log.append_now(said("a", 100));
         shared.log.append_poison(&channel("a"));
         shared.pass(Duration::from_millis(10)).await;
         assert_eq!(ids(&subscriber.received(&channel("a"))), [100]);
@@ -270,7 +260,7 @@ mod tests {
         shared.pass(Duration::from_secs(5)).await;
         assert!(matches!(pod.application.status().fan_out, LoopState::Stalled { .. }));
         for number in 0..50 {
-            shared.log.append_now(event("a", number));
+            shared.log.append_now(said("a", number));
         }
         shared.log.heal();
         shared.pass(Duration::from_secs(20)).await;
@@ -288,7 +278,7 @@ mod tests {
         }
         shared.log.add_partition();
         for (scope, number) in scopes.iter().zip(0..) {
-            shared.log.append_now(event(scope, number));
+            shared.log.append_now(said(scope, number));
         }
         assert!(shared.log.records().values().all(|records| !records.is_empty()), "both partitions are used");
         shared.pass(Duration::from_secs(10)).await;
@@ -303,7 +293,7 @@ mod tests {
         let pod = Pod::live(&shared, |_| {}).await;
         let (subscriber, behind) = (follow(&pod, "a").await, follow(&pod, "b").await);
         pod.connections.set_latency(Duration::from_secs(60));
-        let appended: Vec<_> = (0..60).map(|number| shared.log.append_now(event("a", number))).collect();
+        let appended: Vec<_> = (0..60).map(|number| shared.log.append_now(said("a", number))).collect();
         shared.pass(Duration::from_secs(10)).await;
         shared.log.remove_before(Partition(0), appended[40].position);
         pod.connections.set_latency(Duration::ZERO);
@@ -318,7 +308,7 @@ mod tests {
         assert!(joined.recovered, "{:?}", joined.reason);
         assert_eq!(ids(&joined.messages), (1..60).collect::<Vec<u128>>());
         again.release(&channel("a"), joined.live_after);
-        shared.log.append_now(event("a", 60));
+        shared.log.append_now(said("a", 60));
         shared.pass(Duration::from_secs(1)).await;
         assert_eq!(ids(&again.received(&channel("a"))), [60]);
     }
@@ -328,11 +318,11 @@ mod tests {
         let shared = Shared::new(1);
         let pod = Pod::live(&shared, |_| {}).await;
         let subscriber = follow(&pod, "a").await;
-        let seen = shared.log.append_now(event("a", 0)).position;
+        let seen = shared.log.append_now(said("a", 0)).position;
         shared.pass(Duration::from_secs(5)).await;
         shared.store.set_available(false);
         pod.connections.set_latency(Duration::from_secs(60));
-        let appended: Vec<_> = (1..60).map(|number| shared.log.append_now(event("a", number))).collect();
+        let appended: Vec<_> = (1..60).map(|number| shared.log.append_now(said("a", number))).collect();
         shared.pass(Duration::from_secs(10)).await;
         shared.log.remove_before(Partition(0), appended[40].position);
         pod.connections.set_latency(Duration::ZERO);
@@ -397,7 +387,7 @@ mod tests {
         shared.pass(Duration::from_secs(1)).await;
         let subscriber = follow(&pod, "a").await;
         hangs.store(true, Ordering::Relaxed);
-        shared.log.append_now(event("a", 1));
+        shared.log.append_now(said("a", 1));
         shared.pass(Duration::from_secs(20)).await;
         assert_eq!(ids(&subscriber.received(&channel("a"))), Vec::<u128>::new());
         shared.pass(Duration::from_secs(25)).await;

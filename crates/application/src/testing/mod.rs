@@ -17,9 +17,10 @@ use crate::ports::rate_limit::Decision;
 use crate::ports::{PresenceStore, RateLimiter};
 use async_trait::async_trait;
 use chatify_building_blocks::correlation::CorrelationId;
-use chatify_domain::{MessageId, Scope, SenderId, Text};
+use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, SenderId, Text};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// The channel of this name.
 ///
@@ -52,6 +53,21 @@ pub fn send(sender: &str, scope: &str, text: &str, message_id: Option<MessageId>
         message_id,
         correlation: CorrelationId::parse("corr_01890a5d-ac96-774b-bcce-b302099a8057").expect("a correlation id"),
     }
+}
+
+/// What the log has of a message that somebody has sent through another pod.
+///
+/// # Panics
+/// When the scope has no such name.
+#[must_use]
+pub fn said(scope: &str, number: u128) -> ChatEvent {
+    ChatEvent::MessageSent(Arc::new(MessageSent {
+        message_id: MessageId::from_u128(number),
+        scope: channel(scope),
+        sender_id: user("bob"),
+        text: Text::parse("hi").expect("short"),
+        origin_pod_id: PodId::parse("elsewhere").expect("a pod"),
+    }))
 }
 
 /// Runs `check` for every seed; a failing one names its seed. `CHATIFY_SEEDS` overrides how many there are.

@@ -249,9 +249,9 @@ mod tests {
     use crate::Options;
     use crate::ports::log::{LogRecord, TailReader, Undecodable};
     use crate::ports::{LogGroup, LogTail};
-    use crate::testing::{Pod, Shared, channel, user};
+    use crate::testing::{Pod, Shared, channel, said};
     use async_trait::async_trait;
-    use chatify_domain::{ChatEvent, MessageId, MessageSent, PodId, Scope, Text, Timestamp};
+    use chatify_domain::{PodId, Scope, Timestamp};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     fn stored(shared: &Shared, scope: &str) -> usize {
@@ -322,16 +322,6 @@ mod tests {
             let lengths: Vec<usize> = shared.store.dump(&channel(name)).iter().map(|(_, rows)| rows.len()).collect();
             assert_eq!(lengths, [2, 2, 1], "{name}");
         }
-    }
-
-    fn said(scope: &str, number: u128) -> ChatEvent {
-        ChatEvent::MessageSent(Arc::new(MessageSent {
-            message_id: MessageId::from_u128(number),
-            scope: channel(scope),
-            sender_id: user("bob"),
-            text: Text::parse("hi").expect("short"),
-            origin_pod_id: PodId::parse("elsewhere").expect("a pod"),
-        }))
     }
 
     /// A group whose first member never hears of what is said in these partitions.

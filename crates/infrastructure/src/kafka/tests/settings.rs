@@ -52,7 +52,16 @@ fn the_defaults_make_every_client() {
 fn properties_win_but_for_those_that_promises_rest_on() {
     let with = |name, value| client_config(&with_property(name, value), Role::Producer);
     assert_eq!(with("linger.ms", "7").expect("valid").get("linger.ms"), Some("7"));
-    for name in ["acks", "enable.idempotence", "enable.auto.commit", "group.id", "partitioner", "message.timeout.ms"] {
+    for name in [
+        "acks",
+        "enable.idempotence",
+        "enable.auto.commit",
+        "group.id",
+        "partitioner",
+        "bootstrap.servers",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+    ] {
         let text = with(name, "1").expect_err("protected").to_string();
         assert!(text.contains(&format!("must not set `{name}`")), "{text}");
     }
