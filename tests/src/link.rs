@@ -7,6 +7,7 @@ use chatify_building_blocks::tasks::Supervisor;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub struct Link {
     address: SocketAddr,
     targets: Arc<Mutex<Vec<SocketAddr>>>,
     state: watch::Sender<State>,
+    swallowed: Arc<AtomicU64>,
     supervisor: Supervisor,
     thread: Option<JoinHandle<()>>,
 }
@@ -96,13 +98,19 @@ impl Link {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let listener = bind(listen).expect("an address to listen on");
         let address = listener.local_addr().expect("a listener has an address");
-        let random = SeededRandom::new(seed);
-        let switch =
-            Switch { targets: Arc::clone(&targets), state: seen, random, buffer, supervisor: supervisor.clone() };
+        let swallowed = Arc::new(AtomicU64::new(0));
+        let switch = Switch {
+            targets: Arc::clone(&targets),
+            state: seen,
+            swallowed: Arc::clone(&swallowed),
+            random: SeededRandom::new(seed),
+            buffer,
+            supervisor: supervisor.clone(),
+        };
         let thread = std::thread::Builder::new().name("link".into());
         let body = move || runtime.block_on(switch.run(listener));
         let thread = Some(thread.spawn(body).expect("a thread"));
-        Self { address, targets, state, supervisor, thread }
+        Self { address, targets, state, swallowed, supervisor, thread }
     }
 
     /// Where it listens.
@@ -116,9 +124,16 @@ impl Link {
         *self.targets.lock().unwrap_or_else(PoisonError::into_inner) = targets;
     }
 
-    /// From now on this happens, to open connections as well.
+    /// From now on this happens, to open connections as well, as soon as the link's thread sees it: bytes on their way may
+    /// still get through as before.
     pub fn set(&self, fault: Fault) {
         self.state.send_modify(|state| state.fault = fault);
+    }
+
+    /// Bytes that were thrown away so far.
+    #[must_use]
+    pub fn swallowed(&self) -> u64 {
+        self.swallowed.load(Ordering::Relaxed)
     }
 
     /// Resets every open connection.
@@ -154,6 +169,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 struct Switch {
     targets: Arc<Mutex<Vec<SocketAddr>>>,
     state: watch::Receiver<State>,
+    swallowed: Arc<AtomicU64>,
     random: SeededRandom,
     buffer: Option<usize>,
     supervisor: Supervisor,
@@ -235,8 +251,8 @@ impl Switch {
             let (from_client, to_client) = client.split();
             let (from_target, to_target) = target.split();
             let chunk = self.buffer.map_or(CHUNK, |bytes| bytes.min(CHUNK));
-            let up = pump(from_client, to_target, chunk, self.state.clone(), |state| state.fault.up);
-            let down = pump(from_target, to_client, chunk, self.state.clone(), |state| state.fault.down);
+            let up = self.pump(from_client, to_target, chunk, |state| state.fault.up);
+            let down = self.pump(from_target, to_client, chunk, |state| state.fault.down);
             tokio::select! {
                 () = ended.cancelled() => false,
                 _ = state.wait_for(|state| state.generation != generation || state.fault.refuse) => false,
@@ -246,6 +262,55 @@ impl Switch {
         if orderly {
             for stream in [&client, &target] {
                 drop(SockRef::from(stream).set_linger(None));
+            }
+        }
+    }
+
+    /// Copies one direction to its end, as the state allows.
+    async fn pump(
+        &self,
+        mut from: ReadHalf<'_>,
+        mut to: WriteHalf<'_>,
+        chunk: usize,
+        flow: impl Fn(&State) -> Flow + Copy,
+    ) -> End {
+        let (mut chunk, mut state) = (vec![0; chunk], self.state.clone());
+        let mut swallowed = false;
+        loop {
+            let passes = state.wait_for(|state| flow(state) != Flow::Hold).await.map(|state| flow(&state));
+            match passes {
+                // What was thrown away is missing from the stream, so it cannot go on.
+                Ok(Flow::Pass) if swallowed => return End::Broken,
+                Ok(Flow::Swallow) => swallowed = true,
+                Ok(Flow::Pass | Flow::Hold) => {}
+                Err(_) => return End::Broken,
+            }
+            let count = tokio::select! {
+                count = from.read(&mut chunk) => count,
+                _ = state.changed() => continue,
+            };
+            let count = match count {
+                Ok(0) if !swallowed => {
+                    drop(to.shutdown().await);
+                    return End::Orderly;
+                }
+                Ok(0) | Err(_) => return End::Broken,
+                Ok(count) => count,
+            };
+            // What was read before the cut was felt waits as well.
+            let passes = state.wait_for(|state| flow(state) != Flow::Hold).await.map(|state| flow(&state));
+            match passes {
+                Ok(Flow::Pass) if !swallowed => {}
+                Ok(_) => {
+                    swallowed = true;
+                    self.swallowed.fetch_add(u64::try_from(count).expect("few"), Ordering::Relaxed);
+                    continue;
+                }
+                Err(_) => return End::Broken,
+            }
+            if to.write_all(&chunk[..count]).await.is_err() {
+                // What it said before it left is still to be passed on.
+                return End::Orderly;
             }
         }
     }
@@ -279,58 +344,10 @@ fn abort(stream: &TcpStream) {
     drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
 }
 
-/// Copies one direction to its end, as the state allows.
-async fn pump(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    chunk: usize,
-    mut state: watch::Receiver<State>,
-    flow: impl Fn(&State) -> Flow + Copy,
-) -> End {
-    let mut chunk = vec![0; chunk];
-    let mut swallowed = false;
-    loop {
-        let passes = state.wait_for(|state| flow(state) != Flow::Hold).await.map(|state| flow(&state));
-        match passes {
-            // What was thrown away is missing from the stream, so it cannot go on.
-            Ok(Flow::Pass) if swallowed => return End::Broken,
-            Ok(Flow::Swallow) => swallowed = true,
-            Ok(Flow::Pass | Flow::Hold) => {}
-            Err(_) => return End::Broken,
-        }
-        let count = tokio::select! {
-            count = from.read(&mut chunk) => count,
-            _ = state.changed() => continue,
-        };
-        let count = match count {
-            Ok(0) if !swallowed => {
-                drop(to.shutdown().await);
-                return End::Orderly;
-            }
-            Ok(0) | Err(_) => return End::Broken,
-            Ok(count) => count,
-        };
-        // What was read before the cut was felt waits as well.
-        let passes = state.wait_for(|state| flow(state) != Flow::Hold).await.map(|state| flow(&state));
-        match passes {
-            Ok(Flow::Pass) if !swallowed => {}
-            Ok(_) => {
-                swallowed = true;
-                continue;
-            }
-            Err(_) => return End::Broken,
-        }
-        if to.write_all(&chunk[..count]).await.is_err() {
-            // What it said before it left is still to be passed on.
-            return End::Orderly;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::waiting::{SOON, within};
+    use crate::waiting::{SOON, eventually, within};
 
     const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -393,6 +410,7 @@ mod tests {
         link.set(Fault::DROPPED_REPLIES);
         arrives(&mut client, &mut server).await;
         server.write_all(b"lost").await.expect("written");
+        eventually(SOON, "the reply is thrown away", || async { (link.swallowed() == 4).then_some(()) }).await;
         server.shutdown().await.expect("written");
         link.set(Fault::NONE);
         ends_with_reset(&mut client).await;
@@ -410,7 +428,7 @@ mod tests {
         }
         drop(second);
         link.end_with_targets();
-        crate::waiting::eventually(SOON, "the link is closed", || async {
+        eventually(SOON, "the link is closed", || async {
             TcpStream::connect(link.address()).await.is_err().then_some(())
         })
         .await;
