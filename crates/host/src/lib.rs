@@ -19,4 +19,6 @@ pub mod operations;
 pub mod realtime;
 pub mod signalr;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod welcome;

@@ -257,6 +257,7 @@ fn router(config: &Config, state: AppState, hub: &Arc<Hub>) -> Router {
             sends_in_flight: limits.sends_in_flight,
             scopes: limits.scopes_per_connection,
             handshake_timeout: limits.handshake_timeout,
+            close_timeout: limits.close_timeout,
         },
     };
     let hub = HubState { context: Arc::new(context), app: state.clone() };

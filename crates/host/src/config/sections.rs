@@ -95,6 +95,8 @@ section! {
         #[serde(with = "units::duration")] client_timeout: Duration = "\"30s\"",
         /// Longest time from a WebSocket's opening to the hub's handshake.
         #[serde(with = "units::duration")] handshake_timeout: Duration = "\"10s\"",
+        /// Longest time that a WebSocket which was told why it ends may take to read that and to close its side. Shorter than `server.drain_grace`.
+        #[serde(with = "units::duration")] close_timeout: Duration = "\"2s\"",
     }
 }
 

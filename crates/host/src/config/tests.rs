@@ -70,6 +70,7 @@ fn every_mistake_names_its_field() {
         ("[limits]\nframe = \"1KiB\"", &[], "`limits.frame` must be between 32KiB and 16MiB"),
         ("[limits]\nsend_messages = 0", &[], "`limits.send_messages` must be between 1 and"),
         ("[limits]\nkeep_alive = \"40s\"", &[], "`limits.client_timeout` must be longer"),
+        ("[server]\ndrain_grace = \"2s\"", &[], "`limits.close_timeout` must be shorter"),
         ("[message_broker]\nlog_epoch = 0", &[], "`message_broker.log_epoch`"),
         ("[message_broker]\nlog_epoch = 70000", &[], "log_epoch"),
         ("[server]\norigins = [\"https://a.org/\"]", &[], "`server.origins` has `https://a.org/`"),

@@ -73,5 +73,7 @@ label! {
         Draining = "draining",
         /// The server fell behind the log.
         Interrupted = "interrupted",
+        /// The server made a mistake: its task panicked.
+        ServerError = "server_error",
     }
 }

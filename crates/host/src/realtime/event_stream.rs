@@ -216,104 +216,30 @@ fn gap(reason: &str, live_after: Position, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::http::admission::Admission;
-    use async_trait::async_trait;
-    use chatify_application::ports::PresenceStore;
-    use chatify_application::ports::presence::{ConnectionId, Presence};
-    use chatify_application::{LoopState, Options, Ports};
-    use chatify_building_blocks::clock::{Clock, SystemClock};
-    use chatify_building_blocks::random::SystemRandom;
-    use chatify_domain::{PodId, SenderId, Timestamp};
-    use chatify_infrastructure::embedded::{self, EmbeddedRateLimiter, EmbeddedStore, RateLimit};
-    use std::num::NonZeroU32;
-    use std::sync::{Mutex, PoisonError};
-    use std::time::Duration;
-
-    /// Takes a connection note of, and never says that it has.
-    #[derive(Default)]
-    struct Hanging(Mutex<Vec<&'static str>>);
-
-    impl Hanging {
-        fn note(&self, event: &'static str) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-        }
-
-        fn noted(&self) -> Vec<&'static str> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        }
-    }
-
-    #[async_trait]
-    impl PresenceStore for Hanging {
-        async fn connected(&self, _user: &SenderId, _connection: ConnectionId) {
-            self.note("connected");
-            std::future::pending().await
-        }
-
-        async fn disconnected(&self, _user: &SenderId, _connection: ConnectionId) {
-            self.note("disconnected");
-        }
-
-        async fn presence(&self, _user: &SenderId) -> Presence {
-            Presence::Unknown
-        }
-
-        async fn renew(&self) {}
-
-        async fn withdraw(&self) {}
-    }
-
-    async fn until(what: &str, condition: impl Fn() -> bool) {
-        let waiting = async {
-            while !condition() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(what);
-    }
+    use crate::testing::{Noted, Stand, until};
+    use chatify_domain::{SenderId, Timestamp};
 
     #[tokio::test]
     async fn a_client_that_leaves_while_presence_is_told_of_it_does_not_stay_online() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (supervisor, presence) = (Supervisor::new(), Arc::new(Hanging::default()));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let store = EmbeddedStore::open(&embedded::Options::new(directory.path()), clock.clone(), &supervisor);
-        let store = store.expect("opens");
-        let metrics = Metrics::new().expect("good buckets");
-        let limit = RateLimit { burst: NonZeroU32::MIN, window: Duration::from_secs(1) };
-        let ports = Ports {
-            appender: store.appender(),
-            tail: store.tail(),
-            group: store.group(),
-            history: store.history(),
-            presence: presence.clone(),
-            limiter: EmbeddedRateLimiter::start(limit, clock.clone(), &supervisor),
-            clock: clock.clone(),
-            random: Arc::new(SystemRandom),
-            observer: Arc::new(metrics.clone()),
-        };
-        let application = Application::new(ports, Options::new(PodId::parse("pod").expect("an id")));
-        let hub = Hub::start(1, &supervisor, clock, metrics.clone());
-        application.start(&supervisor, hub.clone());
-        until("the loop is live", || application.status().fan_out == LoopState::Live).await;
+        let stand = Stand::start(Noted { hangs: true, ..Noted::default() }, |_| {}).await;
         let user = SenderId::parse("alice").expect("an id");
         let stream = EventStream {
-            application,
-            hub: hub.clone(),
-            metrics,
-            supervisor: supervisor.clone(),
+            application: stand.application.clone(),
+            hub: stand.hub.clone(),
+            metrics: stand.metrics.clone(),
+            supervisor: stand.supervisor.clone(),
             limits: OutboxLimits { frames: 1, bytes: 1 },
             admitted: Admission::new(1, None).admit(&user).expect("the first"),
         };
         let scope = Scope::parse("Channel:general").expect("a scope");
         let caller = Identity { user, expires_at: Timestamp::from_millis(i64::MAX) };
+        let presence = stand.presence.clone();
         tokio::select! {
             _ = stream.open(caller, scope, None) => panic!("presence has not answered"),
             () = until("presence is told", || !presence.noted().is_empty()) => {}
         }
         until("presence is told of the end", || presence.noted() == ["connected", "disconnected"]).await;
-        assert_eq!(hub.open(), 0);
-        supervisor.cancel();
-        supervisor.join().await.expect("no task crashed");
-        store.close();
+        assert_eq!(stand.hub.open(), 0);
+        stand.end().await;
     }
 }

@@ -22,8 +22,9 @@ use chatify_application::ports::LiveSubscription as _;
 use chatify_building_blocks::correlation::CorrelationId;
 use chatify_building_blocks::error::ErrorKind;
 use chatify_building_blocks::random::Random;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -55,12 +56,12 @@ pub struct SessionLimits {
     pub scopes: usize,
     /// From the upgrade to the end of the handshake.
     pub handshake_timeout: Duration,
+    /// From the last words to the end of a client that does not close its side.
+    pub close_timeout: Duration,
 }
 
 /// Messages read before other tasks get their turn.
 const READS_PER_TURN: usize = 32;
-/// How long the last bytes of a connection may take.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a connection that ends waits for the answers to its sends: as long as a send may take.
 const SETTLE: Duration = Duration::from_secs(6);
 
@@ -72,8 +73,8 @@ pub async fn serve(context: Arc<HubContext>, identity: Identity, socket: TcpStre
         Box::pin(tokio::time::timeout(context.limits.handshake_timeout, shake_hands(&socket, &mut reader))).await;
     let format = match shaken {
         Ok(Ok(format)) => format,
-        Ok(Err(goodbye)) => return refuse(&socket, goodbye).await,
-        Err(_) => return refuse(&socket, Refusal::Late).await,
+        Ok(Err(goodbye)) => return refuse(&context, &socket, goodbye).await,
+        Err(_) => return refuse(&context, &socket, Refusal::Late).await,
     };
     let new = NewPeer {
         id: context.hub.next_id(),
@@ -89,12 +90,18 @@ pub async fn serve(context: Arc<HubContext>, identity: Identity, socket: TcpStre
     let (user, id) = (subscriber.peer().user().clone(), subscriber.peer().id());
     context.application.connected(&user, id).await;
     context.metrics.connection_opened(Transport::WebSocket);
-    let mut session = Session { context: &context, subscriber, reader, sends: FuturesUnordered::new() };
-    let end = session.run().await;
-    let reason = Box::pin(session.say_goodbye(end)).await;
-    drop(session);
-    context.metrics.connection_closed(Transport::WebSocket, reason);
+    let session = async {
+        let mut session = Session { context: &context, subscriber, reader, sends: FuturesUnordered::new() };
+        let end = session.run().await;
+        Box::pin(session.say_goodbye(end)).await
+    };
+    // A panic ends this connection and nothing else, and presence and the metrics are told of that end as of any other.
+    let ended = AssertUnwindSafe(session).catch_unwind().await;
+    context.metrics.connection_closed(Transport::WebSocket, *ended.as_ref().unwrap_or(&Closed::ServerError));
     context.application.disconnected(&user, id).await;
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
 }
 
 /// Why a connection ends.
@@ -324,7 +331,7 @@ impl Session<'_> {
         let mut bytes = Vec::from(frame(format, record).bytes);
         close_frame(code, &mut bytes);
         self.peer().send(Chunk { bytes: bytes.into(), frames: 2 });
-        drop(tokio::time::timeout(GOODBYE, self.linger()).await);
+        drop(tokio::time::timeout(self.context.limits.close_timeout, self.linger()).await);
         reason
     }
 
@@ -457,7 +464,7 @@ async fn shake_hands(socket: &TcpStream, reader: &mut Reader) -> Result<Format, 
 }
 
 /// Tells a client without a handshake why it ends; always as text, because no encoding was agreed on.
-async fn refuse(socket: &TcpStream, refusal: Refusal) {
+async fn refuse(context: &HubContext, socket: &TcpStream, refusal: Refusal) {
     let (error, code) = match refusal {
         Refusal::Gone => return,
         Refusal::Late => (None, 1002),
@@ -474,7 +481,7 @@ async fn refuse(socket: &TcpStream, refusal: Refusal) {
             drain_input(socket).await;
         }
     };
-    drop(tokio::time::timeout(GOODBYE, goodbye).await);
+    drop(tokio::time::timeout(context.limits.close_timeout, goodbye).await);
 }
 
 async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
@@ -491,6 +498,69 @@ async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Noted, Stand, until};
+    use async_trait::async_trait;
+    use chatify_application::ports::RateLimiter;
+    use chatify_application::ports::rate_limit::Decision;
+    use chatify_building_blocks::random::SystemRandom;
+    use chatify_domain::{SenderId, Timestamp};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A port with a bug.
+    struct Faulty;
+
+    #[async_trait]
+    impl RateLimiter for Faulty {
+        async fn check_send(&self, _user: &SenderId) -> Decision {
+            panic!("on purpose")
+        }
+    }
+
+    /// A text frame from a client, masked with zeros.
+    fn from_client(record: &str) -> Vec<u8> {
+        let length = u8::try_from(record.len() + 1).expect("a short record");
+        let mut bytes = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        bytes.extend_from_slice(record.as_bytes());
+        bytes.push(RECORD_SEPARATOR);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_connection_and_leaves_nobody_online() {
+        let stand = Stand::start(Noted::default(), |ports| ports.limiter = Arc::new(Faulty)).await;
+        let context = HubContext {
+            application: stand.application.clone(),
+            hub: stand.hub.clone(),
+            random: Arc::new(SystemRandom),
+            metrics: stand.metrics.clone(),
+            limits: SessionLimits {
+                frame_bytes: 1024,
+                outbox: OutboxLimits { frames: 8, bytes: 8192 },
+                sends_in_flight: 1,
+                scopes: 1,
+                handshake_timeout: Duration::from_secs(20),
+                close_timeout: Duration::from_secs(20),
+            },
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("an address");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
+        let (socket, _) = listener.accept().await.expect("a connection");
+        let user = SenderId::parse("alice").expect("an id");
+        let identity = Identity { user, expires_at: Timestamp::from_millis(i64::MAX) };
+        stand.supervisor.work("hub-session", serve(Arc::new(context), identity, socket, Bytes::new()));
+        client.write_all(&from_client(r#"{"protocol":"json","version":1}"#)).await.expect("written");
+        let send =
+            r#"{"type":1,"target":"Send","arguments":[{"scopeType":"Channel","scopeId":"general","text":"hi"}]}"#;
+        client.write_all(&from_client(send)).await.expect("written");
+        let mut said = Vec::new();
+        // The connection ends, with a reset or without: what the client had still to say does not matter.
+        drop(client.read_to_end(&mut said).await);
+        until("presence is told of the end", || stand.presence.noted() == ["connected", "disconnected"]).await;
+        assert_eq!(stand.hub.open(), 0);
+        let closed = "chatify_connections_closed_total{transport=\"websocket\",reason=\"server_error\"} 1";
+        assert!(stand.metrics.render().contains(closed), "{}", stand.metrics.render());
+        stand.end().await;
+    }
 
     fn output_size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
         size_of::<F>()

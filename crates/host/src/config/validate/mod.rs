@@ -98,8 +98,15 @@ fn limits(config: &Config) -> Result<(), ConfigError> {
     time("limits.keep_alive", limits.keep_alive, SECOND, HOUR)?;
     time("limits.client_timeout", limits.client_timeout, 2 * SECOND, DAY)?;
     time("limits.handshake_timeout", limits.handshake_timeout, SECOND, 10 * MINUTE)?;
+    time("limits.close_timeout", limits.close_timeout, SECOND, 10 * MINUTE)?;
     if limits.client_timeout <= limits.keep_alive {
         return Err(invalid("limits.client_timeout", "must be longer than `limits.keep_alive`"));
+    }
+    if limits.close_timeout >= config.server.drain_grace {
+        return Err(invalid(
+            "limits.close_timeout",
+            "must be shorter than `server.drain_grace`, or a client that does not close its side is cut off when the server ends",
+        ));
     }
     Ok(())
 }
