@@ -1,7 +1,7 @@
 //! A well-behaved HTTP client for the REST surface and its event stream.
 
 use crate::message::ChatMessage;
-use crate::waiting::{SOON, within};
+use crate::waiting::{LONG, SOON, eventually, within};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -146,6 +146,21 @@ impl Http {
         }
     }
 
+    /// Reads a page until it reaches up to the newest message: a pod that could not ask the log in time gives what it has, and says so.
+    ///
+    /// # Panics
+    /// When no such page comes in time.
+    pub async fn newest_page(&self, scope_path: &str, query: &str) -> Page {
+        let newest = async || Some(self.page(scope_path, query).await).filter(|page| page.newest_reached);
+        eventually(LONG, "a page with the newest message", newest).await
+    }
+
+    /// Reads a page until it is complete and leads on: a pod that could not ask in time says so.
+    async fn whole_page(&self, scope_path: &str, query: &str, leads_on: impl Fn(&Page) -> bool) -> Page {
+        let whole = async || Some(self.page(scope_path, query).await).filter(|page| page.complete && leads_on(page));
+        eventually(LONG, &format!("a whole page of {scope_path}?{query}"), whole).await
+    }
+
     /// The whole history, page by page from the oldest message.
     ///
     /// # Panics
@@ -154,10 +169,10 @@ impl Http {
         let mut all: Vec<ChatMessage> = Vec::new();
         loop {
             let after = all.last().map_or(0, |message| message.position);
-            let page = self.page(scope_path, &format!("after={after}&limit={limit}")).await;
-            assert!(page.complete, "the history is complete after {after}");
+            let query = format!("after={after}&limit={limit}");
+            let leads_on = |page: &Page| page.newest_reached || !page.items.is_empty();
+            let page = self.whole_page(scope_path, &query, leads_on).await;
             assert!(page.items.len() <= limit, "a page of {} with limit {limit}", page.items.len());
-            assert!(page.newest_reached || !page.items.is_empty(), "an empty page after {after} is not the last");
             all.extend(page.items);
             if page.newest_reached {
                 return all;
@@ -173,9 +188,10 @@ impl Http {
         let mut pages: Vec<Vec<ChatMessage>> = Vec::new();
         let mut query = format!("limit={limit}");
         loop {
-            let page = self.page(scope_path, &query).await;
-            assert!(page.complete, "the history is complete at {query}");
-            assert!(page.oldest_reached || !page.items.is_empty(), "an empty page at {query} is not the last");
+            let begun = !pages.is_empty();
+            let leads_on =
+                |page: &Page| (begun || page.newest_reached) && (page.oldest_reached || !page.items.is_empty());
+            let page = self.whole_page(scope_path, &query, leads_on).await;
             if let Some(oldest) = page.items.first() {
                 query = format!("before={}&limit={limit}", oldest.position);
             }

@@ -6,7 +6,7 @@ use crate::waiting::{SOON, within};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -194,16 +194,26 @@ impl Hub {
     /// # Errors
     /// The call's own error, or the end of the connection.
     pub async fn answer_to(&mut self, id: &str) -> Result<Value, HubError> {
-        loop {
+        Ok(self.answers_to(&[id.to_owned()]).await?.remove(0))
+    }
+
+    /// Waits for the answers to some calls, which may come in any order; gives them in that of `ids`.
+    ///
+    /// # Errors
+    /// The first error of a call, or the end of the connection.
+    pub async fn answers_to(&mut self, ids: &[String]) -> Result<Vec<Value>, HubError> {
+        let mut answers = BTreeMap::new();
+        while answers.len() < ids.len() {
             match self.record().await? {
-                Record::Completion { id: answered, outcome } if answered == id => {
-                    return outcome.map_err(HubError::Call);
+                Record::Completion { id, outcome } if ids.contains(&id) && !answers.contains_key(&id) => {
+                    answers.insert(id, outcome.map_err(HubError::Call)?);
                 }
                 Record::Invocation { arguments, .. } => self.keep(&arguments),
                 Record::Ping => {}
-                other => panic!("waiting for the answer to {id}, got {other:?}"),
+                other => panic!("waiting for the answers to {ids:?}, got {other:?}"),
             }
         }
+        Ok(ids.iter().map(|id| answers.remove(id).expect("each was answered")).collect())
     }
 
     /// Starts to receive a scope.

@@ -430,7 +430,9 @@ async fn read_history(http: &Http, scope: &str, backward: bool) -> Result<Vec<Ch
         }
         let body = answer.json();
         if body["complete"] != true {
-            return Err(format!("{path}: not complete"));
+            // A pod that could not ask the log in time says so, and may be asked again.
+            sleep(LOOK).await;
+            continue;
         }
         let mut items = ChatMessage::read_all(&body["items"])?;
         let reached = body[if backward { "oldestReached" } else { "newestReached" }] == true;

@@ -12,12 +12,15 @@ use chatify_tests::waiting::eventually;
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Three pods over the shared services, whatever profile the other suites run with.
 async fn fleet() -> Server {
     allow_open_files(8_192);
     let home = Home::with_cluster(Some(ClusterNames::new(Services::of_this_run())));
-    let server = Server::start_in(&home, Options::new()).await;
+    // Clients here never ping, and a Redis that is late on a busy machine is not away.
+    let options = Options::new().with("LIMITS__CLIENT_TIMEOUT", "10m").with("CACHING__DEADLINE", "5s");
+    let server = Server::start_in(&home, options).await;
     server.ready().await;
     server
 }
@@ -33,7 +36,8 @@ async fn say_and_read(writer: usize, pods: Vec<std::net::SocketAddr>, token: Str
         let said = clients[number % clients.len()].send(&scope, &number.to_string(), &message_id()).await;
         let said = said.expect("an answer");
         assert_eq!(said.status, 201, "{}", said.text());
-        let page = clients[(number + 1) % clients.len()].page(&scope, "limit=1").await;
+        // A pod that cannot ask the log in time says that its page is not the newest: then nothing is promised yet.
+        let page = clients[(number + 1) % clients.len()].newest_page(&scope, "limit=1").await;
         let newest = page.items.last().map(|message| message.text.clone());
         assert_eq!(newest, Some(number.to_string()), "what was accepted is in the next read, on any pod");
         assert!(page.complete, "nothing was away");
@@ -74,15 +78,15 @@ async fn nobody_of_a_killed_pod_is_online_a_minute_later() {
         eventually(GONE_WITHIN, "everybody is online", async || (status(&user).await == "online").then_some(())).await;
     }
     server.pods()[0].signal(Signal::KILL);
-    let all_gone = async || {
-        for user in 0..USERS {
-            if status(&format!("user-{user}")).await != "offline" {
-                return None;
-            }
-        }
-        Some(())
-    };
-    eventually(GONE_WITHIN, "all users of the killed pod are offline", all_gone).await;
+    let end = Instant::now() + GONE_WITHIN;
+    // Who is offline does not come back, so one after the other may be looked at.
+    for user in (0..USERS).map(|user| format!("user-{user}")) {
+        let left = end.saturating_duration_since(Instant::now());
+        eventually(left, "who was on the killed pod is offline", async || {
+            (status(&user).await == "offline").then_some(())
+        })
+        .await;
+    }
     drop(connections);
     server.kill().await;
 }

@@ -99,7 +99,12 @@ async fn a_resume_reaches_further_back_than_the_memory_of_the_pod() {
     // What memory dropped and the history has not got yet cannot be answered; here the question is what is answered afterwards.
     for part in [sent[0].position, sent[count / 2].position] {
         let query = format!("after={part}&limit=500");
-        let stored = async || http.page("Channel/far", &query).await.complete.then_some(());
+        let path = format!("/api/scopes/Channel/far/messages?{query}");
+        let stored = async || {
+            let page = http.get(&path).await;
+            // A store that is late refuses.
+            (page.status == 200 && page.json()["complete"] == true).then_some(())
+        };
         eventually(SOON, "the history has caught up", stored).await;
     }
     for seen in [1, 300, 500, count - 3] {

@@ -174,7 +174,8 @@ async fn poison_is_listed_shown_and_not_put_back_as_it_is() {
     let origin = format!("{topic}/1/0");
     let listed = eventually(LONG, "the dead letter", || async {
         let listed = home.run(&["dead-letters", "list", "--json"], &Options::new()).await;
-        assert!(listed.status.success(), "{}", printed(&listed));
+        // Brokers that do not answer in time are asked again.
+        let listed = Some(listed).filter(|listed| listed.status.success())?;
         String::from_utf8(listed.stdout).ok().filter(|lines| !lines.is_empty())
     })
     .await;

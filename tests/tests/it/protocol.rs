@@ -82,11 +82,10 @@ async fn records_may_share_a_frame_and_may_be_split_over_frames() {
         let call = |id: &str, text: &str| Record::call(id, "Send", vec![send_argument(&scope, text, &message_id())]);
         let many: Vec<Record> = (0..20).map(|n| call(&format!("many-{n}"), &n.to_string())).collect();
         hub.write(wanted.frame(&many)).await.expect("written");
-        let mut positions = Vec::new();
-        for n in 0..20 {
-            let answer = hub.answer_to(&format!("many-{n}")).await.expect("accepted");
-            positions.push(answer["position"].as_i64().expect("a position"));
-        }
+        let ids: Vec<String> = (0..20).map(|n| format!("many-{n}")).collect();
+        let answers = hub.answers_to(&ids).await.expect("accepted");
+        let positions: Vec<i64> =
+            answers.iter().map(|answer| answer["position"].as_i64().expect("a position")).collect();
         assert!(positions.is_sorted(), "one connection's sends keep their order: {positions:?}");
         let bytes = wanted.frame(&[call("split-0", "a"), call("split-1", "b")]).into_data();
         for part in bytes.chunks(7) {
@@ -96,9 +95,7 @@ async fn records_may_share_a_frame_and_may_be_split_over_frames() {
             };
             hub.write(frame).await.expect("written");
         }
-        for id in ["split-0", "split-1"] {
-            hub.answer_to(id).await.expect("accepted");
-        }
+        hub.answers_to(&["split-0", "split-1"].map(str::to_owned)).await.expect("accepted");
     }
     server.stop().await;
 }

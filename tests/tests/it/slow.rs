@@ -7,6 +7,8 @@ use chatify_tests::seeds::message_id;
 use chatify_tests::server::{Options, Server};
 use chatify_tests::waiting::{LONG, eventually, within};
 use futures_util::stream::{self, StreamExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 const SILENT: usize = 1_000;
@@ -16,6 +18,8 @@ const MESSAGES: usize = 120;
 const OUTBOX_BYTES: u64 = 64 << 10;
 /// What each pod may need for everything else meanwhile: the tail, the log's cache, buffers of the readers.
 const SLACK_BYTES: u64 = 24 << 20;
+/// Messages that a reader may be behind: half of what its outbox holds.
+const READER_BEHIND: usize = 8;
 /// Whose connections they are.
 const USERS: usize = 20;
 /// Connections made at the same time.
@@ -45,19 +49,23 @@ fn text(number: usize) -> String {
     format!("{number:04}").repeat(1_000)
 }
 
-async fn read_all(mut hub: Hub) -> Vec<ChatMessage> {
+/// Reads everything, and says how far it is.
+async fn read_all(mut hub: Hub, count: Arc<AtomicUsize>) -> Vec<ChatMessage> {
     let mut seen = Vec::new();
     while seen.len() < MESSAGES {
         seen.push(hub.message().await);
+        count.store(seen.len(), Ordering::Relaxed);
     }
     seen
 }
 
-/// Sends everything; gives it, and the most memory that the server had meanwhile.
-async fn send_all(server: &Server) -> (Vec<ChatMessage>, u64) {
+/// Sends everything, no faster than the slowest reader reads; gives it, and the most memory that the server had meanwhile.
+async fn send_all(server: &Server, readers: &[Arc<AtomicUsize>]) -> (Vec<ChatMessage>, u64) {
     let mut sender = server.hub("bob").await;
     let (mut sent, mut peak) = (Vec::new(), 0);
     for number in 0..MESSAGES {
+        let follow = || readers.iter().all(|seen| seen.load(Ordering::Relaxed) + READER_BEHIND >= number);
+        eventually(LONG, "the readers follow", async || follow().then_some(())).await;
         sent.push(sender.send(SCOPE, &text(number), &message_id()).await.expect("accepted"));
         peak = peak.max(server.resident_bytes());
     }
@@ -71,11 +79,14 @@ async fn a_thousand_silent_subscribers_cost_their_outboxes_and_disturb_nobody() 
     server.ready().await;
     let silent = connect(&server, SILENT, true).await;
     let mut reading = JoinSet::new();
+    let mut readers = Vec::new();
     for hub in connect(&server, READING, false).await {
-        reading.spawn(read_all(hub));
+        let count = Arc::new(AtomicUsize::new(0));
+        reading.spawn(read_all(hub, Arc::clone(&count)));
+        readers.push(count);
     }
     let before = server.resident_bytes();
-    let (sent, mut peak) = send_all(&server).await;
+    let (sent, mut peak) = send_all(&server, &readers).await;
     for seen in within(LONG, "the readers have everything", reading.join_all()).await {
         assert_eq!(seen, sent);
     }
@@ -119,7 +130,8 @@ async fn resume(server: &Server, mut hub: Hub, sent: &[ChatMessage]) -> usize {
 
 #[tokio::test]
 async fn a_slow_subscriber_is_told_why_and_that_it_may_come_back() {
-    let server = Server::start(options()).await;
+    // It may take its time to read that.
+    let server = Server::start(options().with("LIMITS__CLOSE_TIMEOUT", "5m").with("SERVER__DRAIN_GRACE", "10m")).await;
     server.ready().await;
     let mut silent = connect(&server, 1, true).await.pop().expect("one");
     let mut sender = server.hub("bob").await;
@@ -136,6 +148,7 @@ async fn a_slow_subscriber_is_told_why_and_that_it_may_come_back() {
             Err(other) => panic!("{other}"),
         }
     };
+    drop((silent, sender));
     let (error, allow_reconnect) = ending.close_record.expect("a Close record");
     assert!(error.is_some_and(|error| error.starts_with("SLOW_CONSUMER: ")) && allow_reconnect);
     assert!(seen.len() < sent.len() && seen == sent[..seen.len()], "what came is the beginning");

@@ -4,10 +4,12 @@ use chatify_tests::http::Http;
 use chatify_tests::hub::{Ending, Hub, HubError, HubOptions};
 use chatify_tests::raw::{CLOSE, Frame, PING, PONG, Raw};
 use chatify_tests::records::{Format, Record};
-use chatify_tests::seeds::message_id;
+use chatify_tests::seeds::{message_id, unix_seconds};
 use chatify_tests::server::{Options, Server};
+use chatify_tests::tokens::{claims, signed, with_claim};
 use chatify_tests::waiting::SOON;
 use futures_util::future::join_all;
+use jsonwebtoken::Algorithm;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 fn short_times() -> Options {
     Options::new()
         .with("SERVER__HEADER_TIMEOUT", "1s")
-        .with("LIMITS__HANDSHAKE_TIMEOUT", "1s")
+        .with("LIMITS__HANDSHAKE_TIMEOUT", "3s")
         .with("LIMITS__KEEP_ALIVE", "1s")
         .with("LIMITS__CLIENT_TIMEOUT", "3s")
         .with("SERVER__REQUEST_TIMEOUT", "2s")
@@ -116,10 +118,16 @@ async fn pings_keep_a_connection_alive_and_silence_ends_it() {
     server.stop().await;
 }
 
+/// A token that lasts for what a test does first, and not much longer.
+fn ending_soon(server: &Server, user: &str) -> String {
+    let claims = with_claim(claims("chatify", "chatify", user), "exp", (unix_seconds() + 8).into());
+    signed(&claims, Algorithm::HS256, server.home().key().as_bytes())
+}
+
 #[tokio::test]
 async fn a_connection_ends_with_its_token() {
     let server = Server::start(short_times()).await;
-    let token = server.home().token_for("alice", "4s").await;
+    let token = server.home().token_for("alice", "8s").await;
     let until_the_end = Format::ALL.map(|format| {
         let options = HubOptions { format, ..HubOptions::default() };
         let (address, token) = (server.address(), token.clone());
@@ -143,9 +151,10 @@ async fn a_connection_ends_with_its_token() {
 #[tokio::test]
 async fn an_event_stream_ends_with_its_token() {
     let server = Server::start(short_times()).await;
-    let token = server.home().token_for("alice", "2s").await;
-    let mut stream = Http::new(server.address(), Some(token)).events("Channel/short", None).await;
     let sent = server.hub("bob").await.send("Channel:short", "hello", &message_id()).await.expect("accepted");
+    server.remembers(&sent).await;
+    let token = ending_soon(&server, "alice");
+    let mut stream = Http::new(server.address(), Some(token)).events("Channel/short", Some("0")).await;
     assert_eq!(stream.next().await.expect("an event").id, Some(sent.position.to_string()));
     assert_eq!(stream.next().await, None);
     server.stop().await;
@@ -169,7 +178,7 @@ async fn cancellations_and_stray_records_change_nothing() {
 
 #[tokio::test]
 async fn websocket_pings_are_answered_and_closes_returned() {
-    let server = Server::start(short_times()).await;
+    let server = Server::start(Options::new()).await;
     let token = server.token("alice").await;
     let mut socket = Raw::connect(server.address()).await;
     let answer = socket.upgrade("/hubs/chat", &[("Authorization", &format!("Bearer {token}"))]).await;

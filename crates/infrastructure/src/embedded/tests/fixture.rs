@@ -71,6 +71,8 @@ impl Fixture {
             reserved_bytes: 0,
             group_pause: Duration::ZERO,
             kept_before_committed: Duration::ZERO,
+            // The disk may be busy.
+            deadline: Duration::from_secs(60),
             ..Options::new(self.path())
         }
     }

@@ -10,6 +10,7 @@ use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Position};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// Set for the process that is a member: the topic, whose name the group has with `-group` behind it.
 const TOPIC: &str = "MEMBER_TEST_TOPIC";
@@ -82,6 +83,7 @@ async fn be_a_member(topic: String) {
         dead_letter_topic: format!("{topic}-dlt"),
         group_id: format!("{topic}-group"),
         topic,
+        start_deadline: Duration::from_secs(30),
         ..KafkaOptions::new(super::fixture::bootstrap_servers(), pod())
     };
     let log = KafkaLog::connect(impatient(options), clock(), &Supervisor::new()).await.expect(MISSING);

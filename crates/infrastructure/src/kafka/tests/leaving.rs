@@ -1,12 +1,15 @@
 //! A member that leaves while it joins. Who leads the group of the test is no client of librdkafka but a few requests written by hand, because it has to
 //! keep another member waiting for its partitions.
 
-use super::fixture::{MISSING, bootstrap_servers, clock};
+use super::fixture::{MISSING, bootstrap_servers};
 use super::real_log::RealLog;
 use crate::kafka::KafkaLog;
 use chatify_application::ports::contract::log::LogFixture;
 use chatify_application::ports::contract::within;
+use chatify_building_blocks::clock::ManualClock;
 use chatify_building_blocks::tasks::Supervisor;
+use chatify_domain::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +25,9 @@ async fn nobody_waits_for_a_member_that_left_while_it_joined() {
     drop(fixture.open().await);
     let mut leader = Leader::join(&fixture.options.group_id, &fixture.options.topic).await;
     let supervisor = Supervisor::new();
-    let log = KafkaLog::connect(fixture.options.clone(), clock(), &supervisor).await.expect(MISSING);
+    // Its time stands still: it does not give up leaving because the machine is slow.
+    let still = Arc::new(ManualClock::at(Timestamp::from_millis(0)));
+    let log = KafkaLog::connect(fixture.options.clone(), still, &supervisor).await.expect(MISSING);
     let member = within("a member", log.group().join()).await.expect("a readable log");
     within("the other member", async { while leader.rejoin().await < 2 {} }).await;
 

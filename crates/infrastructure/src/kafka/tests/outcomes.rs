@@ -1,6 +1,7 @@
 //! The error table: whatever the brokers do, the outcome of a record says no more than what is certain, and afterwards the appender works.
 
 use super::fixture::{Mock, TOPIC, Writer, mock, mock_options};
+use crate::kafka::KafkaOptions;
 use chatify_application::ports::contract::{channel, within};
 use chatify_application::ports::log::{AppendError, Appended};
 use futures_util::future::join_all;
@@ -23,6 +24,17 @@ struct Row {
     outcome: Outcome,
     /// How many records the broken cluster may have taken.
     written: std::ops::RangeInclusive<i64>,
+    /// Whether the outcome comes only when the record is given up.
+    given_up: bool,
+}
+
+/// When a record is given up in the rows that wait for it. The healthy records before and after it have no more time.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
+impl Row {
+    fn given_up(self) -> Self {
+        Self { given_up: true, ..self }
+    }
 }
 
 #[tokio::test]
@@ -32,7 +44,9 @@ async fn an_outcome_says_no_more_than_what_is_certain_and_the_appender_goes_on()
 
 async fn check(row: Row) {
     let mock = mock();
-    let writer = Writer::started(&mock_options(&mock)).await;
+    let patient = mock_options(&mock);
+    let message_timeout = if row.given_up { GIVEN_UP } else { patient.message_timeout };
+    let writer = Writer::started(&KafkaOptions { message_timeout, ..patient }).await;
     writer.send(0).await.expect("healthy brokers");
     (row.harm)(&mock);
     let outcome = outcome_of(writer.send(1).await);
@@ -72,7 +86,8 @@ fn outcome_of(outcome: Result<Appended, AppendError>) -> Outcome {
 /// A row whose errors come from the brokers' answers to produce requests.
 fn answers(name: &'static str, harm: fn(&Mock), outcome: Outcome) -> Row {
     let written = if outcome == Outcome::Accepted { 1..=1 } else { 0..=0 };
-    Row { name, harm, heal: |mock| mock.clear_request_errors(RDKafkaApiKey::Produce), outcome, written }
+    let heal: fn(&Mock) = |mock| mock.clear_request_errors(RDKafkaApiKey::Produce);
+    Row { name, harm, heal, outcome, written, given_up: false }
 }
 
 fn once(mock: &Mock, code: Code) {
@@ -118,7 +133,8 @@ fn refusals() -> Vec<Row> {
         answers("too large", |mock| once(mock, Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE), TooLarge),
         answers("no right to write", |mock| once(mock, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED), denied),
         answers("against a policy", |mock| once(mock, Code::RD_KAFKA_RESP_ERR_POLICY_VIOLATION), record),
-        answers("too few replicas, always", |mock| always(mock, Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS), IN_TIME),
+        answers("too few replicas, always", |mock| always(mock, Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS), IN_TIME)
+            .given_up(),
     ]
 }
 
@@ -131,13 +147,16 @@ fn unknown() -> Vec<Row> {
             "the broker times out, always",
             |mock| always(mock, Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT),
             Unknown,
-        ),
-        answers("the connection breaks, always", |mock| always(mock, Code::RD_KAFKA_RESP_ERR__TRANSPORT), Unknown),
+        )
+        .given_up(),
+        answers("the connection breaks, always", |mock| always(mock, Code::RD_KAFKA_RESP_ERR__TRANSPORT), Unknown)
+            .given_up(),
         answers(
             "too few replicas after the append, always",
             |mock| always(mock, Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND),
             Unknown,
-        ),
+        )
+        .given_up(),
         answers(
             "the connection breaks, then no right to write",
             |mock| {
@@ -148,10 +167,12 @@ fn unknown() -> Vec<Row> {
         ),
         Row {
             name: "the answer comes too late",
-            harm: |mock| mock.broker_round_trip_time(-1, Duration::from_secs(4)).expect("known brokers"),
+            // However late the client looks at its timers, no answer comes before that.
+            harm: |mock| mock.broker_round_trip_time(-1, Duration::from_secs(3600)).expect("known brokers"),
             heal: |mock| mock.broker_round_trip_time(-1, Duration::ZERO).expect("known brokers"),
             outcome: Unknown,
             written: 0..=1,
+            given_up: true,
         },
         answers(
             "the sequence is out of order, which is fatal",
@@ -169,6 +190,7 @@ fn unreachable() -> Vec<Row> {
             heal: |mock| mock.broker_up(-1).expect("known brokers"),
             outcome: IN_TIME,
             written: 0..=0,
+            given_up: true,
         },
         Row {
             name: "the partition has no leader",
@@ -176,6 +198,7 @@ fn unreachable() -> Vec<Row> {
             heal: |mock| lead(mock, Some(1)),
             outcome: IN_TIME,
             written: 0..=0,
+            given_up: true,
         },
         Row {
             name: "the partition's leader changes",
@@ -183,6 +206,7 @@ fn unreachable() -> Vec<Row> {
             heal: NOTHING,
             outcome: Outcome::Accepted,
             written: 1..=1,
+            given_up: false,
         },
     ]
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 async fn what_is_accepted_before_any_broker_is_there_is_written_when_one_comes() {
     let mock = mock();
     mock.broker_down(-1).expect("known brokers");
-    let writer = Writer::start(&KafkaOptions { message_timeout: Duration::from_secs(120), ..mock_options(&mock) });
+    let writer = Writer::start(&mock_options(&mock));
     let waiting: Vec<Durable> = (0..10).map(|number| writer.append(number).expect("room")).collect();
     writer.until("the brokers' absence", |health| health.away.is_some_and(|away| away.reason == NO_BROKER)).await;
     mock.broker_up(-1).expect("known brokers");
@@ -28,8 +28,7 @@ async fn what_is_accepted_before_any_broker_is_there_is_written_when_one_comes()
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_what_was_accepted_is_written() {
     let mock = mock();
-    let options =
-        KafkaOptions { queue_bytes: 1024 * 1024, message_timeout: Duration::from_secs(120), ..mock_options(&mock) };
+    let options = KafkaOptions { queue_bytes: 1024 * 1024, ..mock_options(&mock) };
     let writer = Writer::started(&options).await;
     mock.broker_down(-1).expect("known brokers");
     let mut waiting = Vec::new();
@@ -53,8 +52,7 @@ async fn a_full_queue_refuses_at_once_and_what_was_accepted_is_written() {
 #[tokio::test]
 async fn brokers_that_keep_their_connections_and_answer_nothing_are_away() {
     let mock = mock();
-    let options = KafkaOptions { message_timeout: Duration::from_secs(120), ..mock_options(&mock) };
-    let writer = Writer::started(&options).await;
+    let writer = Writer::started(&mock_options(&mock)).await;
     mock.broker_round_trip_time(-1, Duration::from_secs(3600)).expect("known brokers");
     let waiting = writer.append(0).expect("room");
     writer.until("the stall", |health| health.away.is_some_and(|away| away.reason == STALLED)).await;
@@ -119,11 +117,7 @@ async fn closing_waits_for_what_was_accepted_and_refuses_what_is_new() {
 #[tokio::test]
 async fn closing_without_brokers_ends_at_its_deadline_and_leaves_nobody_waiting() {
     let mock = mock();
-    let options = KafkaOptions {
-        close_deadline: Duration::from_millis(300),
-        message_timeout: Duration::from_secs(120),
-        ..mock_options(&mock)
-    };
+    let options = KafkaOptions { close_deadline: Duration::from_millis(300), ..mock_options(&mock) };
     let writer = Writer::started(&options).await;
     mock.broker_down(-1).expect("known brokers");
     let waiting: Vec<Durable> = (0..100).map(|number| writer.append(number).expect("room")).collect();

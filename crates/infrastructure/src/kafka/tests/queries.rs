@@ -8,22 +8,25 @@ use crate::kafka::queries::{Bounds, Queries};
 use crate::kafka::tail::KafkaTail;
 use chatify_application::ports::LogTail;
 use chatify_application::ports::contract::within;
+use chatify_building_blocks::clock::{Clock, ManualClock};
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{Partition, Timestamp};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::sync::Arc;
 
-fn shared(mock: &Mock) -> Arc<Shared> {
+fn shared(mock: &Mock, clock: Arc<dyn Clock>) -> Arc<Shared> {
     Arc::new(Shared {
         options: mock_options(mock),
-        clock: clock(),
         supervisor: Supervisor::new(),
-        health: Arc::new(HealthState::new(clock())),
+        health: Arc::new(HealthState::new(Arc::clone(&clock))),
+        clock,
     })
 }
 
+/// Their time stands still, so that a slow machine does not end their patience.
 fn queries(mock: &Mock) -> Arc<Queries> {
-    Queries::start(shared(mock)).expect("valid options")
+    let still = Arc::new(ManualClock::at(Timestamp::from_millis(0)));
+    Queries::start(shared(mock, still)).expect("valid options")
 }
 
 #[tokio::test]
@@ -61,7 +64,7 @@ async fn whoever_leads_now_is_asked_when_the_leader_that_was_known_is_dead() {
 #[tokio::test]
 async fn a_partition_without_a_leader_keeps_its_own_end_to_itself_and_no_other() {
     let mock = mock();
-    let shared = shared(&mock);
+    let shared = shared(&mock, clock());
     let tail = KafkaTail::new(Arc::clone(&shared), Queries::start(shared).expect("valid options"));
     let end = |number| within("an end", tail.end(Partition(number)));
     let start = end(1).await.expect("healthy brokers");

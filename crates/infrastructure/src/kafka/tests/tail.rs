@@ -50,12 +50,14 @@ async fn places_of_older_epochs_are_before_this_log_and_those_of_later_ones_are_
 }
 
 /// Ends the partition with what is no record: the marker of a transaction.
-fn append_in_a_transaction(options: &KafkaOptions, records: u32, commits: bool) {
+async fn append_in_a_transaction(options: &KafkaOptions, records: u32, commits: bool) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap_servers()).set("transactional.id", format!("{}-foreign", options.topic));
     let producer: BaseProducer = config.create().expect("a client");
     let patience = Duration::from_secs(60);
     producer.init_transactions(patience).expect("a transactional broker");
+    let end = || producer.client().fetch_watermarks(&options.topic, 0, patience).expect("a readable log").1;
+    let marker = end() + i64::from(records);
     producer.begin_transaction().expect("a transaction");
     for _ in 0..records {
         producer.send(BaseRecord::<(), str>::to(&options.topic).partition(0).payload("foreign")).expect("a free queue");
@@ -66,6 +68,13 @@ fn append_in_a_transaction(options: &KafkaOptions, records: u32, commits: bool) 
         producer.flush(patience).expect("acknowledged");
         producer.abort_transaction(patience).expect("aborted");
     }
+    // The brokers answer before the marker is in the partition.
+    within("the marker", async {
+        while end() <= marker {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -74,13 +83,13 @@ async fn the_end_is_behind_the_newest_record_also_when_the_last_offsets_are_none
     let log = fixture.open().await;
     let appended = log.append_all(&channel("general"), 0..3).await;
     // Offsets 3 to 5 are aborted records and the marker; then 6 is a record, 7 its marker.
-    append_in_a_transaction(&fixture.options, 2, false);
+    append_in_a_transaction(&fixture.options, 2, false).await;
     let options = fixture.options.clone();
     let fresh = fixture.connect().await.tail();
     let found = state(&*fresh).await;
     assert_eq!((found.end, found.last_appended_at), (at(1, 3), Some(appended[2].appended_at)));
     assert_eq!(within("the end", fresh.end(Partition(0))).await.expect("a readable log"), at(1, 3));
-    append_in_a_transaction(&options, 1, true);
+    append_in_a_transaction(&options, 1, true).await;
     let mut reader = within("a reader", fresh.open(&[(Partition(0), at(1, 0))])).await.expect("a readable log");
     let newest = read(&mut *reader, 4).await[3].clone();
     assert_eq!(newest.position, at(1, 6));

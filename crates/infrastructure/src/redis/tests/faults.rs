@@ -35,7 +35,8 @@ async fn allowed(pod: &Pod, tries: usize) -> usize {
 
 #[tokio::test]
 async fn a_frozen_redis_costs_a_few_deadlines_and_not_one_for_each_request() {
-    let (proxy, _fixture, pod) = proxied(Duration::from_secs(2)).await;
+    // It holds while Redis is well, too.
+    let (proxy, _fixture, pod) = proxied(Duration::from_secs(6)).await;
     assert_eq!(allowed(&pod, 60).await, 60);
     assert_eq!(pod.connection.counts().local_limits, 0);
     let before = proxy.count("EVALSHA");
@@ -143,9 +144,10 @@ async fn after_an_outage_absence_proves_nothing_until_the_pods_have_come_back() 
     proxy.set(Link::Healthy);
     becomes(&pod.connection, true).await;
     assert_eq!(pod.presence.presence(&user("alice")).await, Presence::Unknown);
-    fixture.clock.advance(Duration::from_secs(2));
     within("certainty", async {
         while pod.presence.presence(&user("alice")).await != Presence::Offline {
+            // Each time, because on a slow machine Redis may go away and come back once more.
+            fixture.clock.advance(Duration::from_secs(2));
             yield_now().await;
         }
     })

@@ -12,12 +12,14 @@ use chatify_building_blocks::clock::{Clock, ManualClock};
 use chatify_building_blocks::random::{Random, SystemRandom};
 use chatify_building_blocks::tasks::Supervisor;
 use chatify_domain::{PodId, Timestamp};
-use redis::{Client, FromRedisValue};
+use redis::{AsyncConnectionConfig, Client, FromRedisValue};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 const START: Timestamp = Timestamp::from_millis(1_760_000_000_000);
+/// How long an answer is waited for: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 const HINT: &str = "run `scripts/services.sh start redis redis-cluster`";
 
 /// One deployment: a key prefix that nobody else has.
@@ -56,11 +58,11 @@ impl Fixture {
         Self { url, prefix, clock: Arc::new(ManualClock::at(START)), supervisor: Supervisor::new() }
     }
 
-    /// Patient, because the machine may be busy, and quiet, so that every command on the wire is one that the test asked for.
+    /// Patient, and quiet, so that every command on the wire is one that the test asked for.
     pub(super) fn options(&self, pod: &str) -> RedisOptions {
         RedisOptions {
-            deadline: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(20),
+            deadline: PATIENCE,
+            connect_timeout: PATIENCE,
             health_interval: Duration::from_secs(3_600),
             key_prefix: self.prefix.clone(),
             ..RedisOptions::new(self.url.clone().into(), PodId::parse(pod).expect("a pod"))
@@ -97,7 +99,10 @@ impl Fixture {
 
     async fn raw_command<T: FromRedisValue>(&self, command: &redis::Cmd) -> T {
         let client = Client::open(&*self.url).expect("a single server");
-        let mut connection = client.get_multiplexed_async_connection().await.expect(HINT);
+        // The driver's own second to connect and half a second to answer are too short for a busy machine.
+        let patient = AsyncConnectionConfig::new();
+        let patient = patient.set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.expect(HINT);
         command.query_async(&mut connection).await.expect("an answer")
     }
 

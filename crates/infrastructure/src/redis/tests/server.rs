@@ -1,27 +1,36 @@
 //! A Redis of the test's own, which may be stopped, emptied and given secrets.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// Ends with the test.
 pub(super) struct OwnServer {
     process: Child,
     pub(super) port: u16,
     directory: TempDir,
+    /// Nobody else is given these ports, also while it starts.
+    _reserved: Vec<TcpSocket>,
 }
 
 impl OwnServer {
     /// A server with these settings. It answers as soon as it is up, which callers have to wait for.
     pub(super) fn start(settings: &[&str]) -> Self {
-        let port = free_port();
+        Self::start_with(settings, Vec::new())
+    }
+
+    fn start_with(settings: &[&str], mut reserved: Vec<TcpSocket>) -> Self {
+        let (socket, port) = free_port();
+        reserved.push(socket);
         let directory = tempfile::tempdir().expect("a directory");
-        Self { process: launch(port, directory.path(), settings), port, directory }
+        Self { process: launch(port, directory.path(), settings), port, directory, _reserved: reserved }
     }
 
     /// A server that speaks TLS only, with a certificate that nobody else trusts, in PEM.
     pub(super) fn start_secret(password: &str) -> (Self, Vec<u8>) {
-        let port = free_port();
+        let (socket, port) = free_port();
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
         let (key, certificate) = (path("key.pem"), path("certificate.pem"));
@@ -37,17 +46,17 @@ impl OwnServer {
         let settings = ["--tls-port", &tls, "--tls-cert-file", &certificate, "--tls-key-file", &key];
         let settings = [&settings[..], &["--tls-auth-clients", "no", "--requirepass", password]].concat();
         let pem = std::fs::read(&certificate).expect("the certificate");
-        (Self { process: launch(0, directory.path(), &settings), port, directory }, pem)
+        (Self { process: launch(0, directory.path(), &settings), port, directory, _reserved: vec![socket] }, pem)
     }
 
     /// Three servers that are to become one cluster. What is on a frozen one is away; the others go on.
     pub(super) fn start_nodes() -> Vec<(Self, u16)> {
         let node = |_| {
-            let bus = free_port();
+            let (socket, bus) = free_port();
             let bus_port = bus.to_string();
             let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "120000", "--cluster-port"];
             let settings = [&settings[..], &[&bus_port, "--cluster-require-full-coverage", "no"]].concat();
-            (Self::start(&settings), bus)
+            (Self::start_with(&settings, vec![socket]), bus)
         };
         (0..3).map(node).collect()
     }
@@ -98,7 +107,12 @@ fn launch(port: u16, directory: &Path, settings: &[&str]) -> Child {
         .expect("the program redis-server: run `scripts/services.sh start redis`")
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
+/// A port, and what keeps others from being given it: a socket that is bound to it and does not listen. On Linux a
+/// server may listen there all the same, because both say that they reuse addresses.
+fn free_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a new socket");
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+    let port = socket.local_addr().expect("an address").port();
+    (socket, port)
 }

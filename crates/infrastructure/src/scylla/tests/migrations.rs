@@ -140,14 +140,14 @@ async fn a_lock_is_one_holders_until_it_is_given_back_or_lost() {
     let keyspace = Keyspace::new().await;
     keyspace.apply(&[FIRST]).await.expect("applied");
     let name = &keyspace.options.keyspace;
-    let impatient = LockTiming { patience: Duration::from_secs(2), ..LockTiming::default() };
-    let lock = Lock::acquire(&keyspace.session, name, 1, impatient).await.expect("free");
+    let impatient = LockTiming { patience: Duration::from_secs(2), ..keyspace.timing };
+    let lock = Lock::acquire(&keyspace.session, name, 1, keyspace.timing).await.expect("free");
     lock.renew().await.expect("held");
-    let again = Lock::acquire(&keyspace.session, name, 1, impatient).await.expect("a repeat of the same try");
+    let again = Lock::acquire(&keyspace.session, name, 1, keyspace.timing).await.expect("a repeat of the same try");
     let refused = Lock::acquire(&keyspace.session, name, 2, impatient).await;
     assert!(matches!(refused, Err(LockError::Held(_))));
     lock.release().await.expect("given back");
-    let other = Lock::acquire(&keyspace.session, name, 2, impatient).await.expect("free again");
+    let other = Lock::acquire(&keyspace.session, name, 2, keyspace.timing).await.expect("free again");
     assert!(matches!(again.renew().await, Err(LockError::Lost)));
     again.release().await.expect("nothing of its own to give back");
     other.renew().await.expect("still held");
