@@ -73,8 +73,10 @@ start_server() {
 # Python with exactly the packages of scripts/requirements.txt, in target/python.
 install_python_tools() {
     need python3 python3 python3-venv
-    local wanted=$ROOT/scripts/requirements.txt environment=$ROOT/target/python
-    if cmp -s "$wanted" "$environment/requirements.txt"; then
+    local wanted=$ROOT/scripts/requirements.txt environment=$ROOT/target/python made
+    # Programs of an environment know where it was made: one that was moved is made anew.
+    made="# $environment"$'\n'"$(<"$wanted")"
+    if [ "$(cat "$environment/made" 2>/dev/null)" = "$made" ]; then
         return
     fi
     rm -rf "$environment"
@@ -82,5 +84,5 @@ install_python_tools() {
     quietly python3 -m venv "$environment" || fail "python3 cannot make a virtual environment"
     quietly "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted" ||
         fail "the packages of scripts/requirements.txt cannot be installed"
-    cp "$wanted" "$environment/requirements.txt"
+    echo "$made" >"$environment/made"
 }
