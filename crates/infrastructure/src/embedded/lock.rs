@@ -10,7 +10,7 @@ const LOCK_FILE: &str = "chatify.lock";
 /// Holds the data directory for this process; the operating system lets go of it at the latest when the process ends.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -26,10 +26,18 @@ impl DirectoryLock {
             .open(directory.join(LOCK_FILE))
             .map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { directory: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Unlocks, which closing alone does not: a child process that is being started has a copy of the descriptor for a moment.
+    fn drop(&mut self) {
+        // What cannot be unlocked is let go of by closing it.
+        drop(self.file.unlock());
     }
 }
 

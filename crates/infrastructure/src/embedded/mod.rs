@@ -77,7 +77,7 @@ impl EmbeddedStore {
         migrations::apply(&mut connection, &file, clock.now())?;
         let log = log_state::load(&mut connection, &file, options.log_epoch)?;
         lock::sync_directory(&options.data_dir)?;
-        write_ahead::reserve(&connection, options)?;
+        let index = write_ahead::reserve(&connection, options)?;
         let checkpointer = Checkpointer::start(&mut connection, options, supervisor.clone())?;
         let recent = Arc::new(Recent::new(&log, options.memory_bytes));
         let writer = Writer::start(WriterParts {
@@ -93,7 +93,7 @@ impl EmbeddedStore {
         let store = Arc::new(Store {
             writer,
             recent,
-            reads: ReadPool::new(file, options.read_connections),
+            reads: ReadPool::new(file, options.read_connections, index),
             membership: Membership::new(log.committed),
             deadline: options.deadline,
             group_pause: options.group_pause,

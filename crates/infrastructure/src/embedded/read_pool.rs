@@ -1,6 +1,7 @@
 //! Connections for reading: few, reused, and never in the writer's way.
 
 use super::database;
+use super::write_ahead::Index;
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,12 +26,15 @@ struct Shared {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    // Let go of after the connections: a read has this for as long as it has its connection, and the store drops its writer first.
+    _index: Index,
 }
 
 impl ReadPool {
     /// Connections are opened when they are needed first, `size` at most.
-    pub(super) fn new(file: PathBuf, size: usize) -> Self {
-        Self(Arc::new(Shared { file, idle: Mutex::default(), permits: Arc::new(Semaphore::new(size.max(1))) }))
+    pub(super) fn new(file: PathBuf, size: usize, index: Index) -> Self {
+        let permits = Arc::new(Semaphore::new(size.max(1)));
+        Self(Arc::new(Shared { file, idle: Mutex::default(), permits, _index: index }))
     }
 
     /// Runs `read` in one transaction, so that everything in it sees the same state, away from the runtime's own threads.

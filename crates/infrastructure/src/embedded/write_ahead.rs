@@ -24,34 +24,41 @@ const INDEX_BYTES: u64 = 32 * 1024;
 /// So many bytes of the log, and a few more, are indexed by that: 4,062 pages of 4 KiB, each with its header.
 const LEAST_INDEXED_BYTES: u64 = 4062 * (4096 + 24);
 
+/// The log's index, opened past SQLite, if it could be. It has to stay open for as long as any connection is: closing one descriptor of a file gives up all locks that
+/// the process has on it (fcntl(2)), also SQLite's own, by which the next process to open the database sees that the index is in use. It would cut
+/// it short under this one.
+#[derive(Debug, Default)]
+pub(super) struct Index(Option<File>);
+
 /// Makes the file as long as it is going to be, with real zeros: overwriting a block needs one write to the disk, a file that grows needs its metadata
 /// written too, which costs several times as much for each commit. SQLite takes bytes behind the last frame for leftovers of a longer log.
-pub(super) fn reserve(connection: &Connection, options: &Options) -> Result<(), OpenError> {
+pub(super) fn reserve(connection: &Connection, options: &Options) -> Result<Index, OpenError> {
     let file = database::file(options);
     // Nobody else can append while the lock on writing is held.
     let lock = |sql| connection.execute_batch(sql).map_err(|source| database::classify(&file, source));
     lock("BEGIN IMMEDIATE")?;
-    let reserved = extend(options);
+    let mut index = Index::default();
+    let reserved = extend(&file, options.reserved_bytes, &mut index);
     lock("ROLLBACK")?;
     if let Err(error) = reserved {
         // A full disk is no reason not to start: reading has to go on.
         tracing::warn!(error = chain(&error), "no room could be reserved for the write-ahead log");
     }
-    Ok(())
+    Ok(index)
 }
 
-fn extend(options: &Options) -> std::io::Result<()> {
-    let file = database::file(options);
-    let length = lengthen(&file.with_extension("db-wal"), options.reserved_bytes)?;
+fn extend(file: &Path, bytes: u64, index: &mut Index) -> std::io::Result<()> {
+    let open = |extension| OpenOptions::new().write(true).open(file.with_extension(extension));
+    let index = index.0.insert(open("db-shm")?);
+    let length = lengthen(&mut open("db-wal")?, bytes)?;
     // A commit whose pages are in the log already must not fail because its index cannot grow: that could only be mended by a new start.
-    lengthen(&file.with_extension("db-shm"), (length / LEAST_INDEXED_BYTES + 2) * INDEX_BYTES).map(drop)
+    lengthen(index, (length / LEAST_INDEXED_BYTES + 2) * INDEX_BYTES).map(drop)
 }
 
 /// Makes the file this long at least, and gives its length.
-fn lengthen(path: &Path, bytes: u64) -> std::io::Result<u64> {
-    let mut file = OpenOptions::new().write(true).open(path)?;
+fn lengthen(file: &mut File, bytes: u64) -> std::io::Result<u64> {
     let length = file.seek(SeekFrom::End(0))?;
-    let filled = fill(&mut file, bytes.saturating_sub(length));
+    let filled = fill(file, bytes.saturating_sub(length));
     if filled.is_err() {
         // The last room of a disk is for messages.
         file.set_len(length)?;

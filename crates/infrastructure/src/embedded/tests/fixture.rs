@@ -93,7 +93,10 @@ impl Fixture {
 
     /// A connection past all adapters, to look and to damage.
     pub(super) fn raw(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.path().join("chatify.db")).expect("the database")
+        let connection = rusqlite::Connection::open(self.path().join("chatify.db")).expect("the database");
+        // The writer may be held up while it has the lock.
+        connection.busy_timeout(Duration::from_secs(60)).expect("a connection");
+        connection
     }
 }
 

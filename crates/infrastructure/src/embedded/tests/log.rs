@@ -10,6 +10,7 @@ use chatify_application::ports::log::{
 };
 use chatify_building_blocks::clock::Clock;
 use chatify_domain::{ChatEvent, Epoch, MessageSent, Partition, Position, Text, Timestamp};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -268,6 +269,22 @@ async fn the_write_ahead_log_starts_again_while_writing_goes_on() {
     assert_eq!(read(&store, Position::ZERO, 500).await[0].content, Ok(long));
     let state = fixture.reopen(&fixture.options()).expect("opens").tail().partitions().await.expect("readable")[0];
     assert_eq!(state.end, end);
+}
+
+/// The byte that SQLite holds so that no other process, a backup for example, takes the index for a dead one's and cuts it short.
+#[tokio::test]
+async fn the_index_of_the_write_ahead_log_stays_locked_while_anybody_has_it_open() {
+    let fixture = Fixture::new();
+    let store = fixture.reopen(&fixture.options()).expect("opens");
+    let index = std::fs::metadata(fixture.path().join("chatify.db-shm")).expect("there").ino();
+    let is_locked = || {
+        let locks = std::fs::read_to_string("/proc/locks").expect("readable");
+        locks.lines().any(|lock| lock.contains(&format!(":{index} ")) && lock.ends_with(" 128 128"))
+    };
+    assert!(is_locked(), "by the writer");
+    store.0.reads.read(|_| Ok(())).await.expect("a reader's connection");
+    store.close();
+    assert!(is_locked(), "by those who still read");
 }
 
 #[tokio::test]
