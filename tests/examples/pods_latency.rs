@@ -1,11 +1,13 @@
 //! How long a message takes from a client of one pod to clients of another, next to the brokers alone: produce to consume with one bare client each.
 //!
 //! `CHATIFY_TEST_PROFILE=cluster CHATIFY_BIN=target/release/chatify cargo run --release -p chatify-tests --example pods_latency -- [rounds] [seconds]
-//! [messages a second]`, 5, 10 and 1,000 unless given.
+//! [messages a second] [pods]`, 5, 10, 1,000 and 3 unless given.
 //!
-//! The services must run (`scripts/services.sh start kafka cassandra redis`). Rounds of both are interleaved, so that a slow moment of the machine hits
-//! both; compare the differences within one run. On a machine with few cores the pods' rounds also share them with the store, three pods and a
-//! hundred and fifty clients, which the brokers alone do not: a bare probe of little load runs beside the pods for that reason and is told apart.
+//! The services must run (`scripts/services.sh start kafka cassandra redis`). Rounds are interleaved, so that a slow moment of the machine hits all;
+//! compare the differences within one run. On a machine with few cores the pods' rounds also share them with the store, three pods and a hundred and
+//! fifty clients, which the brokers alone do not. So a bare probe of little load runs beside the pods and is told apart; and each round is done once
+//! more with the store frozen, which leaves the live path its share of the cores, as a store with a machine of its own does. The history then catches
+//! up before the brokers' turn.
 
 use chatify_building_blocks::clock::{Clock, SystemClock};
 use chatify_tests::cluster::Services;
@@ -13,7 +15,7 @@ use chatify_tests::hub::{Hub, HubOptions};
 use chatify_tests::measure::spread::Spread;
 use chatify_tests::profile::Profile;
 use chatify_tests::seeds::message_id;
-use chatify_tests::server::Server;
+use chatify_tests::server::{Options, Server};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -21,7 +23,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::error::Error;
+use std::fmt;
 use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -37,12 +42,43 @@ const FILLER: &str = "The quick brown fox jumps over the lazy dog, and then says
 /// Said last in every scope, so that recipients know when they have everything.
 const LAST: &str = "last";
 
+/// What is measured in a round.
+const WHAT: [&str; 5] =
+    ["between pods", "a probe beside them", "between pods, store frozen", "a probe beside them", "the broker alone"];
+
 /// Latencies of one round, in milliseconds.
 #[derive(Clone, Copy)]
 struct Round {
     p50: f64,
     p99: f64,
-    count: usize,
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:.1}, {:.1}", self.p50, self.p99)
+    }
+}
+
+/// The shared store, frozen for as long as this lives.
+struct FrozenStore;
+
+impl FrozenStore {
+    fn freeze() -> Outcome<Self> {
+        services("pause").map(|()| Self)
+    }
+}
+
+impl Drop for FrozenStore {
+    fn drop(&mut self) {
+        services("resume").expect("the store goes on");
+    }
+}
+
+/// Runs `scripts/services.sh COMMAND cassandra`.
+fn services(command: &str) -> Outcome<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/services.sh");
+    let status = Command::new(script).args([command, "cassandra"]).status()?;
+    if status.success() { Ok(()) } else { Err(format!("scripts/services.sh {command} cassandra: {status}").into()) }
 }
 
 /// What is said in a round.
@@ -61,53 +97,52 @@ async fn main() -> Outcome<()> {
     let rounds: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let seconds: usize = arguments.next().map_or(Ok(10), |text| text.parse())?;
     let per_second: usize = arguments.next().map_or(Ok(1_000), |text| text.parse())?;
+    let pods: usize = arguments.next().map_or(Ok(3), |text| text.parse())?;
+    if pods < 2 {
+        return Err("there must be another pod to deliver to".into());
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let server = Server::start(chatify_tests::server::Options::new()).await;
+    let server = Server::start(Options::new().with_pods(pods)).await;
     server.ready().await;
     let bare = Bare::prepare(&Services::of_this_run().kafka[0]).await?;
     let mut output = std::io::stdout();
-    writeln!(output, "{per_second} messages/s to {RECIPIENTS} recipients each, on another pod; {seconds} s a round")?;
     writeln!(
         output,
-        "{:>5} {:>10} {:>10} {:>12} {:>12} {:>10} {:>10}",
-        "round", "pods p50", "pods p99", "beside p50", "beside p99", "bare p50", "bare p99"
+        "{pods} pods, {per_second} messages/s to {RECIPIENTS} recipients each on another pod; {seconds} s a round"
     )?;
-    let (mut pods, mut besides, mut bares) = (Vec::new(), Vec::new(), Vec::new());
+    writeln!(output, "p50 and p99 in ms, of each round and their medians\n")?;
+    writeln!(output, "| round | {} |\n|---|---|---|---|---|---|", WHAT.join(" | "))?;
+    let load = Load { seconds, per_second };
+    let mut figures: [Vec<Round>; WHAT.len()] = Default::default();
     for round in 0..=rounds {
-        let probing = bare.round(Arc::clone(&clock), seconds * PROBES_PER_SECOND, PROBES_PER_SECOND);
-        let (ours, beside) =
-            tokio::try_join!(between_pods(&server, &clock, round, Load { seconds, per_second }), probing)?;
-        let theirs = bare.round(Arc::clone(&clock), seconds * per_second, per_second).await?;
+        let probing = || bare.round(Arc::clone(&clock), seconds * PROBES_PER_SECOND, PROBES_PER_SECOND);
+        let (pods, beside) = tokio::try_join!(between_pods(&server, &clock, round.to_string(), load), probing())?;
+        let frozen = FrozenStore::freeze()?;
+        let (live, beside_live) =
+            tokio::try_join!(between_pods(&server, &clock, format!("{round}-live"), load), probing())?;
+        drop(frozen);
+        let records = 2 * (round + 1) * (seconds * per_second + SCOPES);
+        server.history_has(i64::try_from(records)?).await;
+        let alone = bare.round(Arc::clone(&clock), seconds * per_second, per_second).await?;
         // The first one warms up.
         if round > 0 {
-            writeln!(
-                output,
-                "{round:>5} {:>10.2} {:>10.2} {:>12.2} {:>12.2} {:>10.2} {:>10.2}",
-                ours.p50, ours.p99, beside.p50, beside.p99, theirs.p50, theirs.p99
-            )?;
-            pods.push(ours);
-            besides.push(beside);
-            bares.push(theirs);
+            let all = [pods, beside, live, beside_live, alone];
+            writeln!(output, "| {round} | {} |", all.map(|round| round.to_string()).join(" | "))?;
+            figures.iter_mut().zip(all).for_each(|(figures, round)| figures.push(round));
         }
     }
-    let of = |rounds: &[Round], figure: fn(&Round) -> f64| median(rounds.iter().map(figure));
-    let [pods_of, beside_of, bare_of] =
-        [&pods, &besides, &bares].map(|rounds| [of(rounds, |round| round.p50), of(rounds, |round| round.p99)]);
-    writeln!(
-        output,
-        "medians, p50 and p99: pods {pods_of:.2?}, bare beside them {beside_of:.2?}, bare alone {bare_of:.2?}; {} deliveries",
-        pods.iter().map(|round| round.count).sum::<usize>()
-    )?;
+    writeln!(output, "| medians | {} |", figures.map(|rounds| median(&rounds).to_string()).join(" | "))?;
     server.stop().await;
     Ok(())
 }
 
 /// Senders on the first pod, recipients on the second.
-async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: usize, load: Load) -> Outcome<Round> {
+async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: String, load: Load) -> Outcome<Round> {
     let messages = load.seconds * load.per_second;
     let [from, to] = [0, 1].map(|pod| server.pods()[pod].address());
     let token = server.token("latency").await;
-    let scope = move |number: usize| format!("Channel:latency-{round}-{}", number % SCOPES);
+    let prefix = format!("Channel:latency-{round}");
+    let scope = move |number: usize| format!("{prefix}-{}", number % SCOPES);
     let mut recipients = JoinSet::new();
     for number in 0..SCOPES * RECIPIENTS {
         let mut hub = Hub::connect(to, &token, HubOptions::default()).await?;
@@ -129,7 +164,7 @@ async fn between_pods(server: &Server, clock: &Arc<dyn Clock>, round: usize, loa
     let start = clock.uptime() + Duration::from_millis(200);
     for sender in 0..SENDERS {
         let mut hub = Hub::connect(from, &token, HubOptions::default()).await?;
-        let clock = Arc::clone(clock);
+        let (clock, scope) = (Arc::clone(clock), scope.clone());
         senders.spawn(async move {
             for number in (sender..messages).step_by(SENDERS) {
                 let due = start + Duration::from_secs_f64(number as f64 / load.per_second as f64);
@@ -236,11 +271,14 @@ fn due_of(text: &str) -> Option<Duration> {
 fn round_of(latencies: Vec<Duration>) -> Round {
     let spread = Spread::of(latencies);
     let [p50, p99] = [50, 99].map(|percent| spread.at(percent).as_secs_f64() * 1e3);
-    Round { p50, p99, count: spread.count() }
+    Round { p50, p99 }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(rounds: &[Round]) -> Round {
+    let middle = |figure: fn(&Round) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Round { p50: middle(|round| round.p50), p99: middle(|round| round.p99) }
 }

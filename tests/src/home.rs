@@ -71,6 +71,13 @@ impl Options {
         self
     }
 
+    /// Runs so many pods in the cluster profile.
+    #[must_use]
+    pub const fn with_pods(mut self, pods: usize) -> Self {
+        self.pods = pods;
+        self
+    }
+
     /// Runs another program than the binary under test.
     #[must_use]
     pub fn with_binary(mut self, path: PathBuf) -> Self {
