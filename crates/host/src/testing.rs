@@ -32,7 +32,8 @@ impl Stand {
         let directory = tempfile::tempdir().expect("a directory");
         let (supervisor, presence) = (Supervisor::new(), Arc::new(presence));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let store = EmbeddedStore::open(&embedded::Options::new(directory.path()), clock.clone(), &supervisor);
+        let options = embedded::Options { reserved_bytes: 0, ..embedded::Options::new(directory.path()) };
+        let store = EmbeddedStore::open(&options, clock.clone(), &supervisor);
         let store = store.expect("opens");
         let metrics = Metrics::new().expect("good buckets");
         let limit = RateLimit { burst: NonZeroU32::MIN, window: Duration::from_secs(1) };

@@ -75,7 +75,13 @@ impl Server {
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let supervisor = Supervisor::new();
         let key = Key::load(&config, &*random).expect("a key");
-        let options = embedded::Options::new(&config.server.data_dir);
+        // The disk may be busy.
+        let patience = Duration::from_secs(60);
+        let options = embedded::Options {
+            reserved_bytes: 0,
+            deadline: patience,
+            ..embedded::Options::new(&config.server.data_dir)
+        };
         let store = EmbeddedStore::open(&options, clock.clone(), &supervisor).expect("opens");
         let burst = NonZeroU32::new(config.limits.send_messages).expect("at least one");
         let limit = RateLimit { burst, window: config.limits.send_window };
@@ -91,7 +97,8 @@ impl Server {
             random: random.clone(),
             observer: Arc::new(metrics.clone()),
         };
-        let application = Application::new(ports, Options::new(config.pod_id()));
+        let options = Options { send_timeout: patience, ..Options::new(config.pod_id()) };
+        let application = Application::new(ports, options);
         let hub = Hub::start(1, &supervisor, clock.clone(), metrics.clone());
         application.start(&supervisor, hub.clone());
         let draining = Draining::default();

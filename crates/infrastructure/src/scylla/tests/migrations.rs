@@ -115,7 +115,12 @@ async fn a_holder_is_waited_for_and_a_dead_one_is_forgotten() {
     };
     lock_of_another(3600).await;
     assert_eq!(keyspace.apply(&[FIRST]).await.expect("nothing to do needs no lock"), report(&[], &["0001_first"]));
-    let impatient = LockTiming { patience: Duration::from_millis(300), ..LockTiming::default() };
+    // It may take the lock after it has given up waiting for the answer, and holds it for its time then.
+    let impatient = LockTiming {
+        patience: Duration::from_millis(300),
+        time_to_live: Duration::from_secs(2),
+        ..LockTiming::default()
+    };
     let (patient, timing) = (keyspace.timing, impatient);
     keyspace.timing = timing;
     let error = keyspace.apply(&[FIRST, SECOND]).await.expect_err("held by another");
