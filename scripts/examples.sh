@@ -41,14 +41,16 @@ says() {
     echo "ok: ${!#}" | sed "s|$WORK/||"
 }
 
-# Shell examples, all of a page in one shell. A stream never ends, so curl is stopped after two seconds (its code 28), and everything else must succeed.
+# Shell examples, all of a page in one shell. A stream (-N) never ends, so curl is stopped after two seconds (its code 28), and everything else must succeed.
 shell_blocks() {
     local page=$1 number
     shift
     {
         echo 'set -euo pipefail'
         # shellcheck disable=SC2016
-        echo 'curl() { command curl -fsS --max-time 2 "$@" || { local code=$?; [ "$code" -eq 28 ] || return "$code"; }; echo; }'
+        echo 'stream() { command curl -fsS --max-time 2 "$@" || [ $? -eq 28 ]; }'
+        # shellcheck disable=SC2016
+        echo 'curl() { if [ "$1" = -N ]; then stream "$@"; else command curl -fsS --max-time 30 "$@"; fi; echo; }'
         for number in "$@"; do
             block "$page" sh "$number"
         done

@@ -16,7 +16,8 @@ bystander=""
 trap 'scripts/services.sh stop redis redis-cluster kafka; [ -z "$bystander" ] || kill "$bystander"; rm -rf "$directory"' EXIT
 
 services() { scripts/services.sh "$@"; }
-ask() { timeout 1 redis-cli -h 127.0.0.1 -p "$port" PING 2>/dev/null || true; }
+# usage: ask [SECONDS]
+ask() { timeout "${1:-1}" redis-cli -h 127.0.0.1 -p "$port" PING 2>/dev/null || true; }
 pid() { services status redis | sed -n 's/^redis: pid \([0-9]*\),.*/\1/p'; }
 
 # usage: expect WHAT PATTERN SEEN
@@ -34,11 +35,14 @@ refused() {
     expect "$what is refused" "1 *$sentence*" "$code $said"
 }
 
+# What has to be fetched once is told here, and not among the answers that are compared.
+services install redis
+services install kafka
 expect "a first start says so" "started redis" "$(services start redis)"
 first=$(pid)
 expect "a second start does nothing" "" "$(services start redis)"
 expect "it is the same process" "$first" "$(pid)"
-expect "it answers" PONG "$(ask)"
+expect "it answers" PONG "$(ask 30)"
 
 refused "a taken port" "port $port is taken by another process" env SERVICES_STATE="$directory/other" scripts/services.sh start redis
 expect "a stop from another directory leaves it alone" "$first" "$(SERVICES_STATE=$directory/other scripts/services.sh stop redis; pid)"
@@ -48,7 +52,7 @@ expect "a paused one says so" "redis: pid $first, * MiB, paused" "$(services sta
 expect "a paused one does not answer" "" "$(ask)"
 refused "a start of a paused one" "redis is paused" scripts/services.sh start redis
 services resume redis
-expect "it goes on after resume" PONG "$(ask)"
+expect "it goes on after resume" PONG "$(ask 30)"
 
 services kill redis
 expect "a killed one is gone" "redis: not running" "$(services status redis)"

@@ -155,6 +155,17 @@ must_signal() {
     signal "$1" "$2" || fail "$1 does not run"
 }
 
+# usage: freeze NAME; a process stops only when it gets onto a core after the signal.
+freeze() {
+    local tries=0
+    must_signal "$1" STOP
+    until paused "$1"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || fail "$1 does not freeze"
+        sleep 0.05
+    done
+}
+
 status() {
     local pid
     if pid=$(running_pid "$1"); then
@@ -199,7 +210,7 @@ perform() {
     install) install "$2" ;;
     start | stop | reset) locked "$1" "$2" ;;
     kill) each kill_one "$2" ;;
-    pause) each must_signal "$2" STOP ;;
+    pause) each freeze "$2" ;;
     resume) each must_signal "$2" CONT ;;
     status) each status "$2" ;;
     running) running "$2" || exit 1 ;;

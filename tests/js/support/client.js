@@ -1,6 +1,7 @@
 // A person with the official SignalR client, who resumes by position as docs/PROTOCOL.md tells clients to.
 
 import assert from "node:assert/strict";
+import { setTimeout as pause } from "node:timers/promises";
 import { HttpTransportType, HubConnectionBuilder, HubConnectionState, JsonHubProtocol, LogLevel } from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 import WebSocket from "ws";
@@ -22,6 +23,9 @@ export const named = ({ protocol, negotiate }) => `${protocol}, ${negotiate ? "n
 
 /** Whether the server answered with an error of its own, `CODE: sentence`; any other error is the connection's. */
 export const isRefusal = (error) => /^[A-Z_]+: ./.test(error.message);
+
+/** Whether docs/PROTOCOL.md says to repeat what was refused so; a server that has just started does. */
+const passes = (error) => /^(STORE_UNAVAILABLE|EVENT_PRODUCTION_FAILED|TIMEOUT): /.test(error.message);
 
 /** What one person has seen of one scope, in the order of arrival. */
 class View {
@@ -125,13 +129,14 @@ export class Client extends Watched {
     return this.invoke("Send", { scopeType: scope.slice(0, colon), scopeId: scope.slice(colon + 1), text, messageId: id });
   }
 
-  /** Sends, and repeats under the same id for as long as the connection ends before the answer. */
+  /** Sends, and repeats under the same id for as long as the connection ends before the answer, or the server says that it will pass. */
   async sendUntilAnswered(scope, text, id = messageId()) {
     for (;;) {
       try {
         return await this.send(scope, text, id);
       } catch (error) {
-        if (isRefusal(error) || this.hub.state === HubConnectionState.Disconnected) throw error;
+        if (passes(error)) await pause(RECONNECT_DELAY_MS);
+        else if (isRefusal(error) || this.hub.state === HubConnectionState.Disconnected) throw error;
       }
       await this.until(() => this.connected, "a reconnect");
     }
@@ -147,25 +152,49 @@ export class Client extends Watched {
     return this.until(() => this.view(scope).messages.at(-1)?.text === text, () => `seeing ${text}, have ${this.texts(scope).slice(-3)}`);
   }
 
-  async #join(scope, options) {
+  /** `toTheEnd` goes on where an answer was cut off, until nothing is missing. */
+  async #join(scope, options, { toTheEnd = false } = {}) {
     const view = this.view(scope);
     // A live message can be handled before the code that awaits the answer goes on, so it waits for the answer's messages.
     view.held = [];
-    const answer = await this.invoke("JoinScope", scope, options ?? {});
-    answer.messages.forEach((message) => this.#append(view, message));
-    view.cursor = Math.max(view.cursor ?? 0, answer.position);
+    let answer = await this.invoke("JoinScope", scope, options ?? {});
+    const isCut = () => toTheEnd && answer.reason === "limit";
+    const take = () => {
+      // What stands behind the position of an answer that was cut off comes again.
+      const proven = answer.messages.filter(({ position }) => !isCut() || position <= answer.position);
+      proven.forEach((message) => this.#append(view, message));
+      view.cursor = Math.max(view.cursor ?? 0, answer.position);
+    };
+    take();
+    let pages = 1;
+    for (; isCut(); pages += 1) {
+      answer = await this.invoke("JoinScope", scope, { after: view.cursor });
+      take();
+    }
     view.joins.push(answer);
     const held = view.held;
     view.held = null;
-    held.forEach((message) => this.#append(view, message));
+    // What came live between two pages is also in the later one.
+    held.filter(({ position }) => pages === 1 || position > view.cursor).forEach((message) => this.#append(view, message));
     this.changed();
     return answer;
+  }
+
+  async #joinUntilAnswered(scope, options) {
+    for (;;) {
+      try {
+        return await this.#join(scope, options, { toTheEnd: true });
+      } catch (error) {
+        if (!passes(error)) throw error;
+      }
+      await pause(RECONNECT_DELAY_MS);
+    }
   }
 
   async #resume() {
     for (const [scope, view] of this.#views) {
       try {
-        await this.#join(scope, view.cursor === null ? {} : { after: view.cursor });
+        await this.#joinUntilAnswered(scope, view.cursor === null ? {} : { after: view.cursor });
         if (!view.joins.at(-1).recovered) this.violations.push(`a resume of ${scope} was not complete: ${view.joins.at(-1).reason}`);
       } catch (error) {
         // The next reconnect resumes again; a refusal would be repeated for ever, so it counts.

@@ -44,7 +44,7 @@ export class Server {
     return `http://${this.#listen}`;
   }
 
-  /** Starts it (again), on the address it had before, and waits until it accepts connections. */
+  /** Starts it (again), on the address it had before, and waits until it is ready. */
   async resume() {
     const listening = path.join(this.#directory, "listening");
     await rm(listening, { force: true });
@@ -53,13 +53,22 @@ export class Server {
       stream.setEncoding("utf8").on("data", (text) => { this.#log += text; });
     }
     const exit = once(this.#child, "exit").then(([code, signal]) => {
-      throw new Error(`the server ended with ${code ?? signal} before it listened:\n${this.#log}`);
+      throw new Error(`the server ended with ${code ?? signal} before it was ready:\n${this.#log}`);
     });
-    // Once it listens nobody looks at this any more; its end is awaited elsewhere.
+    // Once it is ready nobody looks at this any more; its end is awaited elsewhere.
     exit.catch(() => {});
     this.#listen = await within(Promise.race([exit, this.#address(listening)]), "the server listening").catch((error) => {
       throw new Error(`${error.message}\n${this.#log}`);
     });
+    await within(Promise.race([exit, this.#ready()]), "the server being ready");
+  }
+
+  /** It listens before it has read the end of its log, and refuses joins and sends until then. */
+  async #ready() {
+    for (const end = Date.now() + DEADLINE_MS; Date.now() < end; await pause(POLL_MS)) {
+      const ready = await fetch(`${this.url}/health/ready`).then((answer) => answer.text().then(() => answer.ok), () => false);
+      if (ready) return;
+    }
   }
 
   /** The file is the only sign there is from outside, so it is polled. */
@@ -76,7 +85,8 @@ export class Server {
     const child = this.#child;
     if (child === null) return;
     this.#child = null;
-    const exit = child.exitCode === null && child.signalCode === null ? once(child, "exit") : [child.exitCode, child.signalCode];
+    // Closed is it when its last words were read.
+    const exit = child.exitCode === null && child.signalCode === null ? once(child, "close") : [child.exitCode, child.signalCode];
     child.kill("SIGTERM");
     try {
       const [code, signal] = await within(exit, "the server's end after SIGTERM");

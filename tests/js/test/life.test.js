@@ -35,7 +35,7 @@ for (const variant of VARIANTS) {
   test(`a token that expires ends its connection, and a new one resumes (${named(variant)})`, async (t) => {
     const server = await Server.start(t, { AUTH__LEEWAY: "0s" });
     const alice = await Client.connect(server, "alice", variant);
-    const bob = await Client.withToken(server, await server.token("bob", ["--ttl", "3s"]), variant);
+    const bob = await Client.withToken(server, await server.token("bob", ["--ttl", "6s"]), variant);
     await Promise.all([alice.join(SCOPE), bob.join(SCOPE)]);
     bob.renew(await server.token("bob"));
     await alice.send(SCOPE, "before");
